@@ -1,0 +1,354 @@
+//! The cluster snapshot: what the compiler takes in. Plain data, ordered, cheap to clone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::labels::{Labels, NAMESPACE_NAME_LABEL, Name};
+use crate::policy::{Policy, PolicyName, Tier};
+use crate::ports::{PortSet, Protocol, Traffic};
+
+/// The name of a pod: `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName {
+    /// `metadata.namespace`.
+    pub namespace: Name,
+    /// `metadata.name`.
+    pub name: Name,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for PodName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The controller that a pod belongs to, such as a Deployment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// The kind in lower case, as endpoints are written: `deployment`.
+    pub kind: Name,
+    /// Its name, in the pod's namespace.
+    pub name: Name,
+}
+
+/// A port that a container of the pod declares (`containers[].ports[]`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerPort {
+    /// Its name, when it has one.
+    pub name: Option<Name>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub number: u16,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pod {
+    /// Its name.
+    pub name: PodName,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `status.podIPs`; empty until the pod has its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`.
+    pub node: Option<Name>,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+    /// Whether the phase is Succeeded or Failed: such a pod does not exist for policy.
+    pub ended: bool,
+    /// `status.startTime`, in seconds since 1970.
+    pub started: Option<i64>,
+    /// The ports of its containers, and of its init containers that keep running.
+    pub ports: Vec<ContainerPort>,
+    /// The workload that it belongs to.
+    pub workload: Option<Workload>,
+}
+
+impl Pod {
+    /// The ports that a name stands for on this pod; more than one when containers disagree.
+    pub fn named_port(&self, protocol: Protocol, name: &str) -> PortSet {
+        self.ports
+            .iter()
+            .filter(|p| p.protocol == protocol && p.name.as_deref() == Some(name))
+            .fold(PortSet::none(), |set, p| {
+                set.union(&PortSet::single(Traffic::Port(protocol, p.number)))
+            })
+    }
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace {
+    /// Its name.
+    pub name: Name,
+    /// `metadata.labels`, always with [`NAMESPACE_NAME_LABEL`].
+    pub labels: Labels,
+}
+
+impl Namespace {
+    /// A namespace; its name label is set as the API server sets it.
+    pub fn new(name: impl Into<Name>, labels: Labels) -> Self {
+        let name = name.into();
+        let labels = labels.with(NAMESPACE_NAME_LABEL, &name);
+        Namespace { name, labels }
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Node {
+    /// Its name.
+    pub name: Name,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `status.addresses` of type InternalIP and ExternalIP.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<ipnet::IpNet>,
+}
+
+/// Everything that policy depends on, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<Name, Arc<Namespace>>,
+    /// Pods by name; ended ones may be among them.
+    pub pods: BTreeMap<PodName, Arc<Pod>>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<Name, Arc<Node>>,
+    /// Policies in their order of evaluation.
+    pub policies: BTreeMap<(Tier, PolicyName), Arc<Policy>>,
+}
+
+impl Cluster {
+    /// Adds or replaces a namespace.
+    pub fn add_namespace(&mut self, namespace: Namespace) {
+        self.namespaces.insert(namespace.name.clone(), Arc::new(namespace));
+    }
+
+    /// Adds or replaces a pod.
+    pub fn add_pod(&mut self, pod: Pod) {
+        self.pods.insert(pod.name.clone(), Arc::new(pod));
+    }
+
+    /// Adds or replaces a node.
+    pub fn add_node(&mut self, node: Node) {
+        self.nodes.insert(node.name.clone(), Arc::new(node));
+    }
+
+    /// Adds or replaces a policy.
+    pub fn add_policy(&mut self, policy: Policy) {
+        self.policies
+            .insert((policy.tier, policy.name.clone()), Arc::new(policy));
+    }
+
+    /// The labels of a namespace; of one that is not known, just its name label.
+    pub fn namespace_labels(&self, name: &Name) -> Labels {
+        match self.namespaces.get(name) {
+            Some(namespace) => namespace.labels.clone(),
+            None => Labels::default().with(NAMESPACE_NAME_LABEL, name),
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// A pod, through one of its addresses; none for a pod that has no address (yet).
+    Pod(Arc<Pod>, Option<IpAddr>),
+    /// An address that is no pod's.
+    Address(IpAddr),
+}
+
+impl Endpoint {
+    /// The address of this end.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Endpoint::Pod(_, address) => *address,
+            Endpoint::Address(address) => Some(*address),
+        }
+    }
+
+    /// The pod at this end, as policy sees it: a host-network pod is its node, hence none.
+    pub fn pod(&self) -> Option<&Arc<Pod>> {
+        match self {
+            Endpoint::Pod(pod, _) if !pod.host_network => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// Whether the two ends can be those of one connection: two addresses must be of one family.
+    pub fn same_family(&self, other: &Endpoint) -> bool {
+        match (self.address(), other.address()) {
+            (Some(a), Some(b)) => a.is_ipv4() == b.is_ipv4(),
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Pod(pod, Some(address)) => write!(f, "{} ({address})", pod.name),
+            Endpoint::Pod(pod, None) => pod.name.fmt(f),
+            Endpoint::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Two live pods that claim one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressConflict {
+    /// The address.
+    pub address: IpAddr,
+    /// The pod started last, which has it.
+    pub winner: PodName,
+    /// The other one.
+    pub loser: PodName,
+}
+
+/// Who has which address.
+#[derive(Clone, Debug, Default)]
+pub struct AddressBook {
+    pods: BTreeMap<IpAddr, Arc<Pod>>,
+    nodes: BTreeMap<IpAddr, Name>,
+    conflicts: Vec<AddressConflict>,
+}
+
+impl AddressBook {
+    /// Sorts out the addresses of a cluster: ended pods have none, host-network pods have their node's, and of two
+    /// live pods with one address the one started last has it (then the one whose name sorts last).
+    pub fn new(cluster: &Cluster) -> Self {
+        let mut book = AddressBook::default();
+        for node in cluster.nodes.values() {
+            for address in &node.addresses {
+                book.nodes.insert(*address, node.name.clone());
+            }
+        }
+        for pod in cluster.pods.values().filter(|p| !p.ended) {
+            for address in &pod.addresses {
+                if pod.host_network {
+                    if let Some(node) = &pod.node {
+                        book.nodes.entry(*address).or_insert_with(|| node.clone());
+                    }
+                    continue;
+                }
+                match book.pods.get_mut(address) {
+                    None => {
+                        book.pods.insert(*address, pod.clone());
+                    }
+                    Some(holder) if holder.name == pod.name => {}
+                    Some(holder) => {
+                        // Pods come sorted by name, so on a tie the later name wins.
+                        let newer = pod.started >= holder.started;
+                        let (winner, loser) = if newer { (pod, &*holder) } else { (&*holder, pod) };
+                        book.conflicts.push(AddressConflict {
+                            address: *address,
+                            winner: winner.name.clone(),
+                            loser: loser.name.clone(),
+                        });
+                        if newer {
+                            *holder = pod.clone();
+                        }
+                    }
+                }
+            }
+        }
+        book
+    }
+
+    /// The pod that has an address.
+    pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.pods.get(&address)
+    }
+
+    /// All pod addresses in use, sorted.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
+        self.pods.iter().map(|(a, p)| (*a, p))
+    }
+
+    /// The node that an end is on, or is: of a pod its node, of a node's address that node.
+    pub fn node<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a Name> {
+        match endpoint {
+            Endpoint::Pod(pod, _) => pod.node.as_ref(),
+            Endpoint::Address(address) => self.nodes.get(address),
+        }
+    }
+
+    /// The end that an address stands for: a pod's address is that pod, through that address.
+    pub fn endpoint(&self, address: IpAddr) -> Endpoint {
+        match self.pods.get(&address) {
+            Some(pod) => Endpoint::Pod(pod.clone(), Some(address)),
+            None => Endpoint::Address(address),
+        }
+    }
+
+    /// The ends that a pod stands for: one for each address that it has, or one without an address. An ended pod has none.
+    pub fn endpoints(&self, pod: &Arc<Pod>) -> Vec<Endpoint> {
+        if pod.ended {
+            return Vec::new();
+        }
+        let owned = |address: &&IpAddr| pod.host_network || self.pods.get(*address).is_some_and(|p| p.name == pod.name);
+        let mut ends: Vec<Endpoint> = pod
+            .addresses
+            .iter()
+            .filter(owned)
+            .map(|address| Endpoint::Pod(pod.clone(), Some(*address)))
+            .collect();
+        ends.dedup();
+        if ends.is_empty() {
+            ends.push(Endpoint::Pod(pod.clone(), None));
+        }
+        ends
+    }
+
+    /// Addresses that more than one live pod claims.
+    pub fn conflicts(&self) -> &[AddressConflict] {
+        &self.conflicts
+    }
+
+    /// Why a connection is never subject to policy, if so.
+    pub fn exemption(&self, from: &Endpoint, to: &Endpoint) -> Option<Exemption> {
+        if let (Endpoint::Pod(a, _), Endpoint::Pod(b, _)) = (from, to)
+            && a.name == b.name
+        {
+            return Some(Exemption::Itself);
+        }
+        // One end is a pod, the other its node, or a host-network pod there.
+        if from.pod().is_some() != to.pod().is_some() {
+            let (a, b) = (self.node(from)?, self.node(to)?);
+            return (a == b).then_some(Exemption::OwnNode);
+        }
+        None
+    }
+}
+
+/// A connection that policy never touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exemption {
+    /// A pod reaches itself.
+    Itself,
+    /// A pod and the node that it runs on, or a host-network pod there.
+    OwnNode,
+}
+
+impl fmt::Display for Exemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exemption::Itself => "a pod always reaches itself",
+            Exemption::OwnNode => "a pod and its own node always reach each other",
+        })
+    }
+}
