@@ -1,7 +1,13 @@
 //! Turns Kubernetes NetworkPolicy into allow sets. Pure: no I/O, no clock, no async; it cannot fail. What is wrong with
 //! the input comes back as diagnostics beside the result.
 
+pub mod cells;
 pub mod cluster;
+pub mod compile;
+pub mod diagnostics;
+mod half;
 pub mod labels;
+mod matching;
 pub mod policy;
 pub mod ports;
+pub mod table;
