@@ -5,9 +5,12 @@ pub mod cells;
 pub mod cluster;
 pub mod compile;
 pub mod diagnostics;
+pub mod evaluate;
 mod half;
 pub mod labels;
 mod matching;
 pub mod policy;
 pub mod ports;
 pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
