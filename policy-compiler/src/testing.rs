@@ -142,11 +142,18 @@ fn pod() -> impl Strategy<Value = Pod> {
 }
 
 fn block() -> impl Strategy<Value = IpBlock> {
-    (select(&BLOCKS[..]), subsequence(&BLOCKS[..], 0..=3)).prop_map(|(cidr, except)| {
+    select(&BLOCKS[..]).prop_flat_map(|cidr| {
         let cidr = network(cidr);
-        // As the API asks: an exception lies inside its block.
-        let inside = |e: &IpNet| cidr.contains(e) && *e != cidr;
-        IpBlock::new(cidr, except.into_iter().map(network).filter(inside))
+        // As the API asks, an exception lies inside its block; its halves make exceptions that end where the block ends.
+        let halves = cidr.subnets(cidr.prefix_len() + 1).into_iter().flatten();
+        let named = BLOCKS
+            .iter()
+            .map(|b| network(b))
+            .filter(|e| cidr.contains(e) && *e != cidr);
+        let inside: Vec<IpNet> = named.chain(halves).collect();
+        let most = inside.len().min(3);
+        let except = prop_oneof![1 => Just(Vec::new()), 2 => subsequence(inside, 0..=most)];
+        except.prop_map(move |except| IpBlock::new(cidr, except))
     })
 }
 
