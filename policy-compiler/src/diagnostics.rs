@@ -1,12 +1,16 @@
 //! What is odd about the input: said beside the result, never in its place.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cluster::Cluster;
+use crate::cells;
+use crate::cluster::{Cluster, Pod};
 use crate::compile::Subjects;
-use crate::table::Table;
+use crate::labels::NAMESPACE_NAME_LABEL;
+use crate::policy::{Direction, IpBlock, NamespaceScope, Peer, Peers, Policy, PortMatch, Ports, Rule, Tier};
+use crate::table::{Group, Table};
 
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -41,7 +45,197 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Looks a cluster over, with its compiled table at hand.
-pub(crate) fn diagnose(_cluster: &Cluster, _table: &Table, _subjects: &Subjects) -> Vec<Diagnostic> {
-    Vec::new()
+/// Looks over what was compiled. Findings about policies are told only when the whole cluster is at hand: one node does not
+/// see all the pods that a policy selects.
+pub(crate) fn diagnose(cluster: &Cluster, table: &Table, subjects: &Subjects) -> Vec<Diagnostic> {
+    let mut out = Vec::new();
+    address_conflicts(table, &mut out);
+    if *subjects == Subjects::All {
+        unknown_namespaces(cluster, &mut out);
+        unaddressed_pods(table, &mut out);
+        let subjects = subjects_of_policies(table);
+        let host_network: Vec<&Arc<Pod>> = table.pods().iter().filter(|p| p.host_network).collect();
+        for (policy, subjects) in table.policies().iter().zip(&subjects) {
+            about_subjects(cluster, &host_network, policy, subjects, &mut out);
+            about_blocks(policy, &mut out);
+            about_port_names(table, policy, subjects, &mut out);
+        }
+    }
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// For each policy, the groups that it judges.
+fn subjects_of_policies(table: &Table) -> Vec<Vec<(Direction, &Group)>> {
+    let mut out = vec![Vec::new(); table.policies().len()];
+    for direction in Direction::BOTH {
+        for group in table.half(direction).groups() {
+            for policy in &group.policies {
+                out[*policy as usize].push((direction, group));
+            }
+        }
+    }
+    out
+}
+
+fn kind(policy: &Policy) -> &'static str {
+    if policy.tier == Tier::NetworkPolicy {
+        "NetworkPolicy"
+    } else {
+        "ClusterNetworkPolicy"
+    }
+}
+
+fn address_conflicts(table: &Table, out: &mut Vec<Diagnostic>) {
+    for conflict in table.addresses().conflicts() {
+        out.push(Diagnostic {
+            severity: Severity::Warning,
+            code: "address-conflict",
+            object: format!("Pod {}", conflict.loser),
+            message: format!(
+                "pod {} started later and claims the address {} too: the address counts as its own",
+                conflict.winner, conflict.address
+            ),
+        });
+    }
+}
+
+fn unknown_namespaces(cluster: &Cluster, out: &mut Vec<Diagnostic>) {
+    let of_policies = cluster.policies.values().filter_map(|p| p.name.namespace.as_ref());
+    let of_pods = cluster.pods.keys().map(|p| &p.namespace);
+    for name in of_policies
+        .chain(of_pods)
+        .filter(|n| !cluster.namespaces.contains_key(*n))
+    {
+        out.push(Diagnostic {
+            severity: Severity::Note,
+            code: "unknown-namespace",
+            object: format!("Namespace {name}"),
+            message: format!(
+                "is referred to but not given: it is taken to have only the label {NAMESPACE_NAME_LABEL}={name}"
+            ),
+        });
+    }
+}
+
+fn unaddressed_pods(table: &Table, out: &mut Vec<Diagnostic>) {
+    let uses_blocks = table.policies().iter().any(|p| blocks(p).next().is_some());
+    let count = table.half(Direction::Ingress).unaddressed().len();
+    if uses_blocks && count > 0 {
+        let first = &table.pod(table.half(Direction::Ingress).unaddressed()[0].0).name;
+        out.push(Diagnostic {
+            severity: Severity::Note,
+            code: "pod-without-address",
+            object: format!("Pod {first}"),
+            message: match count {
+                1 => "has no address: no ipBlock is taken to match it".to_owned(),
+                _ => format!(
+                    "has no address, like {} more here: no ipBlock is taken to match them",
+                    count - 1
+                ),
+            },
+        });
+    }
+}
+
+fn about_subjects(
+    cluster: &Cluster,
+    host_network: &[&Arc<Pod>],
+    policy: &Policy,
+    subjects: &[(Direction, &Group)],
+    out: &mut Vec<Diagnostic>,
+) {
+    let selects = |pod: &Pod| {
+        let namespace = &pod.name.namespace;
+        let in_scope = match &policy.subject.namespaces {
+            NamespaceScope::Named(name) => name == namespace,
+            NamespaceScope::Matching(selector) => selector.matches(&cluster.namespace_labels(namespace)),
+        };
+        in_scope && policy.subject.pods.matches(&pod.labels)
+    };
+    for pod in host_network.iter().filter(|p| selects(p)) {
+        out.push(Diagnostic {
+            severity: Severity::Warning,
+            code: "host-network-pod",
+            object: format!("{} {}", kind(policy), policy.name),
+            message: format!(
+                "selects pod {}, which uses its node's network: no policy isolates it",
+                pod.name
+            ),
+        });
+    }
+    if subjects.is_empty() {
+        out.push(Diagnostic {
+            severity: Severity::Note,
+            code: "selects-no-pod",
+            object: format!("{} {}", kind(policy), policy.name),
+            message: format!("selects no pod: there are no {}", policy.subject),
+        });
+    }
+}
+
+fn blocks(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &IpBlock)> {
+    rules(policy).flat_map(|(direction, index, rule)| {
+        let peers = match &rule.peers {
+            Peers::Listed(peers) => &peers[..],
+            Peers::All => &[],
+        };
+        peers.iter().filter_map(move |peer| match peer {
+            Peer::Block(block) => Some((direction, index, block)),
+            Peer::Pods(_) => None,
+        })
+    })
+}
+
+fn rules(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &Rule)> {
+    Direction::BOTH.into_iter().flat_map(|direction| {
+        let rules = policy.rules(direction).unwrap_or_default();
+        rules
+            .iter()
+            .enumerate()
+            .map(move |(index, rule)| (direction, index, rule))
+    })
+}
+
+fn about_blocks(policy: &Policy, out: &mut Vec<Diagnostic>) {
+    for (direction, index, block) in blocks(policy).filter(|(_, _, b)| cells::block_ranges(b).is_empty()) {
+        out.push(Diagnostic {
+            severity: Severity::Warning,
+            code: "empty-block",
+            object: format!("{} {}", kind(policy), policy.name),
+            message: format!("spec.{direction}[{index}]: {block} leaves no address: the peer matches nothing"),
+        });
+    }
+}
+
+fn about_port_names(table: &Table, policy: &Policy, subjects: &[(Direction, &Group)], out: &mut Vec<Diagnostic>) {
+    for (direction, index, rule) in rules(policy) {
+        let Ports::Listed(ports) = &rule.ports else { continue };
+        for port in ports {
+            let PortMatch::Named(protocol, name) = port else {
+                continue;
+            };
+            let declares = |pod: &Arc<Pod>| !pod.named_port(*protocol, name).is_empty();
+            let mut destinations: Box<dyn Iterator<Item = &Arc<Pod>>> = match direction {
+                Direction::Egress => Box::new(table.pods().iter().filter(|p| !p.host_network)),
+                Direction::Ingress => {
+                    let groups = subjects.iter().filter(|(d, _)| *d == direction);
+                    Box::new(groups.flat_map(|(_, g)| &g.members).map(|p| table.pod(*p)))
+                }
+            };
+            if !destinations.any(declares) {
+                let whose = match direction {
+                    Direction::Ingress => "no pod that the policy selects",
+                    Direction::Egress => "no pod",
+                };
+                out.push(Diagnostic {
+                    severity: Severity::Warning,
+                    code: "named-port-without-match",
+                    object: format!("{} {}", kind(policy), policy.name),
+                    message: format!("spec.{direction}[{index}]: {whose} declares the port {port}: it matches nothing"),
+                });
+            }
+        }
+    }
 }

@@ -114,8 +114,8 @@ impl<'a> InUse<'a> {
     }
 
     /// The names among `wanted` that stand for something on a pod, with what they stand for; sorted.
-    fn resolve(&self, wanted: impl Fn(u32) -> bool, pod: &Pod, sets: &mut Sets) -> Vec<(u32, u32)> {
-        let mut out: Vec<(u32, u32)> = pod
+    fn resolve(&self, wanted: impl Fn(u32) -> bool, pod: &Pod, sets: &mut Sets) -> Resolved {
+        let mut out: Resolved = pod
             .ports
             .iter()
             .filter_map(|port| {
@@ -144,6 +144,9 @@ fn whole_kinds(peer: &Peer) -> &'static [Kind] {
     }
 }
 
+/// Names of ports, by number, each with the number of the port set that it stands for on some pod; sorted.
+type Resolved = Vec<(u32, u32)>;
+
 /// What a matching term adds to a group.
 struct Contribution {
     group: u32,
@@ -159,7 +162,7 @@ struct Signature {
     pods: u32,
     blocks: u32,
     /// Names of ports in use with what they stand for on it.
-    names: Vec<(u32, u32)>,
+    names: Resolved,
 }
 
 /// Lists by number: equal lists have equal numbers.
@@ -186,7 +189,7 @@ struct Rows<'a> {
     prepared: FxHashMap<u32, Vec<Prepared>>,
     groups: Vec<Group>,
     /// What the names of ports stand for on the members of a group (ingress only), by group.
-    resolved: Vec<Vec<(u32, u32)>>,
+    resolved: Vec<Resolved>,
     /// By term.
     by_term: Vec<Vec<Contribution>>,
     /// Rules that match a whole kind and name ports of the peer (egress only), by kind.
@@ -336,7 +339,7 @@ impl Rows<'_> {
         sets: &mut Sets,
         group_of: &mut [Option<GroupId>],
     ) {
-        let mut ids: FxHashMap<(Vec<u32>, Vec<(u32, u32)>), u32> = FxHashMap::default();
+        let mut ids: FxHashMap<(Vec<u32>, Resolved), u32> = FxHashMap::default();
         for Subject { pod, policies } in subjects {
             let resolved = match self.direction {
                 Direction::Ingress if !in_use.names.is_empty() => {
