@@ -1,0 +1,30 @@
+# The commands of this project: a person types them, and CI runs the same ones (.ci/run calls `make test`).
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.PHONY: help setup demo test check unit snapshots clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the tests and the demo need (Debian: nftables, iproute2)
+	@scripts/setup
+
+demo: setup ## build a cluster of network namespaces, enforce policies in it, send real packets, show the outcome
+	cargo run --locked --quiet -- demo
+
+test: setup check unit ## everything that CI runs
+
+check: ## formatting, lints, documentation
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+unit: ## all tests: unit, snapshot, property, and real packets in network namespaces
+	INSTA_UPDATE=no cargo test --locked --workspace
+
+snapshots: ## run the tests and accept what they now print (look at the difference before you commit it)
+	INSTA_UPDATE=always cargo test --locked --workspace
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,177 @@
+//! The invariants of ARCHITECTURE.md that a program can check, and the licences of every dependency.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::{Metadata, MetadataCommand, PackageId};
+
+/// Licences that a dependency may have.
+const LICENCES: [&str; 10] = [
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// What the pure crate may depend on; nothing here reads a file, a clock or a socket.
+const COMPILER_DEPENDENCIES: [&str; 5] = ["ipnet", "k8s-openapi", "proptest", "rustc-hash", "serde"];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().exec().unwrap()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            out.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            out.push((path, text));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_dependency_has_an_accepted_licence() {
+    let mut bad = BTreeMap::new();
+    for package in metadata().packages {
+        let licence = package.license.clone().unwrap_or_default();
+        // Older crates write `MIT/Apache-2.0`; cargo reads the slash as OR.
+        let accepted = spdx::Expression::parse_mode(&licence, spdx::ParseMode::LAX).is_ok_and(|expression| {
+            expression.evaluate(|wanted| {
+                wanted
+                    .license
+                    .id()
+                    .is_some_and(|id| LICENCES.contains(&id.name) || id.is_osi_approved() && id.name == "0BSD")
+            })
+        });
+        if !accepted {
+            bad.insert(package.name.to_string(), licence);
+        }
+    }
+    assert!(bad.is_empty(), "not accepted (see LICENCES): {bad:#?}");
+}
+
+#[test]
+fn the_compiler_depends_on_nothing_that_does_io() {
+    let metadata = metadata();
+    let compiler = metadata.packages.iter().find(|p| *p.name == "policy-compiler").unwrap();
+    let direct: BTreeSet<&str> = compiler
+        .dependencies
+        .iter()
+        .filter(|d| d.kind == cargo_metadata::DependencyKind::Normal)
+        .map(|d| d.name.as_str())
+        .collect();
+    assert_eq!(direct, COMPILER_DEPENDENCIES.into());
+
+    // And nothing that these bring along is a runtime or a client.
+    let resolve = metadata.resolve.as_ref().unwrap();
+    let nodes: BTreeMap<&PackageId, _> = resolve.nodes.iter().map(|n| (&n.id, n)).collect();
+    let names: BTreeMap<&PackageId, &str> = metadata.packages.iter().map(|p| (&p.id, p.name.as_str())).collect();
+    let (mut seen, mut open) = (BTreeSet::new(), vec![&compiler.id]);
+    while let Some(id) = open.pop() {
+        if seen.insert(names[id]) {
+            let normal = |d: &&cargo_metadata::NodeDep| {
+                d.dep_kinds
+                    .iter()
+                    .any(|k| k.kind == cargo_metadata::DependencyKind::Normal)
+            };
+            open.extend(nodes[id].deps.iter().filter(normal).map(|d| &d.pkg));
+        }
+    }
+    for forbidden in [
+        "tokio",
+        "kube",
+        "kube-client",
+        "hyper",
+        "reqwest",
+        "nftables",
+        "notify",
+        "mio",
+        "async-std",
+    ] {
+        assert!(!seen.contains(forbidden), "policy-compiler depends on {forbidden}");
+    }
+}
+
+#[test]
+fn the_compiler_touches_no_file_clock_or_socket() {
+    for (path, text) in sources(&root().join("policy-compiler/src")) {
+        for forbidden in [
+            "std::fs",
+            "std::process",
+            "std::env",
+            "std::thread",
+            "std::io",
+            "SystemTime",
+            "Instant",
+            "TcpStream",
+            "UdpSocket",
+            "println!",
+            "eprintln!",
+            "async fn",
+        ] {
+            assert!(!text.contains(forbidden), "{}: {forbidden}", path.display());
+        }
+    }
+}
+
+#[test]
+fn kubernetes_types_stop_at_the_conversion_module() {
+    for (path, text) in sources(&root().join("policy-compiler/src")) {
+        let converts = path
+            .components()
+            .any(|c| c.as_os_str().to_string_lossy().starts_with("convert"));
+        assert!(converts || !text.contains("k8s_openapi::"), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_dependency_is_used_and_says_why() {
+    for manifest in ["Cargo.toml", "policy-compiler/Cargo.toml"] {
+        let text = std::fs::read_to_string(root().join(manifest)).unwrap();
+        let mut reasoned = false;
+        let mut section = "";
+        for line in text.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let is_dependency = section.contains("dependencies]") && line.contains(" = ");
+            let elsewhere = line.contains("workspace = true") || line.contains("path = ");
+            assert!(
+                !is_dependency || elsewhere || reasoned,
+                "{manifest}: {line}: the line above must say what it is for"
+            );
+            reasoned = line.starts_with('#') || (reasoned && is_dependency && !elsewhere);
+        }
+    }
+    let code: String = ["src", "tests", "policy-compiler/src", "policy-compiler/tests"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .map(|(_, text)| text)
+        .collect();
+    for package in metadata().workspace_packages() {
+        for dependency in &package.dependencies {
+            let name = dependency.name.replace('-', "_");
+            assert!(
+                code.contains(&format!("{name}::")),
+                "{}: {} is used nowhere",
+                package.name,
+                dependency.name
+            );
+        }
+    }
+}
