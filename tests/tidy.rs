@@ -20,7 +20,7 @@ const LICENCES: [&str; 10] = [
 ];
 
 /// What the pure crate may depend on; nothing here reads a file, a clock or a socket.
-const COMPILER_DEPENDENCIES: [&str; 5] = ["ipnet", "k8s-openapi", "proptest", "rustc-hash", "serde"];
+const COMPILER_DEPENDENCIES: [&str; 6] = ["ipnet", "k8s-openapi", "proptest", "rustc-hash", "serde", "slab"];
 
 fn metadata() -> Metadata {
     MetadataCommand::new().exec().unwrap()

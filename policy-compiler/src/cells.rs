@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -104,7 +105,7 @@ pub(crate) fn block_ranges(block: &IpBlock) -> Vec<AddressRange> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockCell {
     pub(crate) range: AddressRange,
-    pub(crate) blocks: Vec<u32>,
+    pub(crate) blocks: Arc<[u32]>,
 }
 
 /// The cells of both families: sorted, disjoint, without a gap.
@@ -149,10 +150,9 @@ pub(crate) fn cut<'a>(blocks: impl IntoIterator<Item = (&'a IpBlock, u32)>) -> V
     cells
 }
 
-/// The cell that holds an address.
-pub(crate) fn find(cells: &[BlockCell], address: IpAddr) -> &BlockCell {
-    let at = cells.partition_point(|c| c.range.last < address);
-    &cells[at.min(cells.len() - 1)]
+/// Where the cell stands that holds an address.
+pub(crate) fn position(cells: &[BlockCell], address: IpAddr) -> usize {
+    cells.partition_point(|c| c.range.last < address).min(cells.len() - 1)
 }
 
 #[cfg(test)]
@@ -209,8 +209,8 @@ mod tests {
                     .filter(|(_, b)| b.contains(address))
                     .map(|(i, _)| i)
                     .collect();
-                assert_eq!(cell.blocks, expected, "{address}");
-                assert_eq!(find(&cells, address), cell);
+                assert_eq!(*cell.blocks, expected, "{address}");
+                assert_eq!(&cells[position(&cells, address)], cell);
             }
         }
     }

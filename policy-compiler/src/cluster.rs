@@ -12,7 +12,7 @@ use crate::policy::{Policy, PolicyName, Tier};
 use crate::ports::{PortSet, Protocol, Traffic};
 
 /// The name of a pod: `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodName {
     /// `metadata.namespace`.
     pub namespace: Name,
@@ -53,7 +53,7 @@ pub struct ContainerPort {
 }
 
 /// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pod {
     /// Its name.
     pub name: PodName,
@@ -204,133 +204,6 @@ impl fmt::Display for Endpoint {
             Endpoint::Pod(pod, None) => pod.name.fmt(f),
             Endpoint::Address(address) => address.fmt(f),
         }
-    }
-}
-
-/// Two live pods that claim one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AddressConflict {
-    /// The address.
-    pub address: IpAddr,
-    /// The pod started last, which has it.
-    pub winner: PodName,
-    /// The other one.
-    pub loser: PodName,
-}
-
-/// Who has which address.
-#[derive(Clone, Debug, Default)]
-pub struct AddressBook {
-    pods: BTreeMap<IpAddr, Arc<Pod>>,
-    nodes: BTreeMap<IpAddr, Name>,
-    conflicts: Vec<AddressConflict>,
-}
-
-impl AddressBook {
-    /// Sorts out the addresses of a cluster: ended pods have none, host-network pods have their node's, and of two
-    /// live pods with one address the one started last has it (then the one whose name sorts last).
-    pub fn new(cluster: &Cluster) -> Self {
-        let mut book = AddressBook::default();
-        for node in cluster.nodes.values() {
-            for address in &node.addresses {
-                book.nodes.insert(*address, node.name.clone());
-            }
-        }
-        for pod in cluster.pods.values().filter(|p| !p.ended) {
-            for address in &pod.addresses {
-                if pod.host_network {
-                    if let Some(node) = &pod.node {
-                        book.nodes.entry(*address).or_insert_with(|| node.clone());
-                    }
-                    continue;
-                }
-                match book.pods.get_mut(address) {
-                    None => {
-                        book.pods.insert(*address, pod.clone());
-                    }
-                    Some(holder) if holder.name == pod.name => {}
-                    Some(holder) => {
-                        // Pods come sorted by name, so on a tie the later name wins.
-                        let newer = pod.started >= holder.started;
-                        let (winner, loser) = if newer { (pod, &*holder) } else { (&*holder, pod) };
-                        book.conflicts.push(AddressConflict {
-                            address: *address,
-                            winner: winner.name.clone(),
-                            loser: loser.name.clone(),
-                        });
-                        if newer {
-                            *holder = pod.clone();
-                        }
-                    }
-                }
-            }
-        }
-        book
-    }
-
-    /// The pod that has an address.
-    pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.pods.get(&address)
-    }
-
-    /// All pod addresses in use, sorted.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
-        self.pods.iter().map(|(a, p)| (*a, p))
-    }
-
-    /// The node that an end is on, or is: of a pod its node, of a node's address that node.
-    pub fn node<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a Name> {
-        match endpoint {
-            Endpoint::Pod(pod, _) => pod.node.as_ref(),
-            Endpoint::Address(address) => self.nodes.get(address),
-        }
-    }
-
-    /// The end that an address stands for: a pod's address is that pod, through that address.
-    pub fn endpoint(&self, address: IpAddr) -> Endpoint {
-        match self.pods.get(&address) {
-            Some(pod) => Endpoint::Pod(pod.clone(), Some(address)),
-            None => Endpoint::Address(address),
-        }
-    }
-
-    /// The ends that a pod stands for: one for each address that it has, or one without an address. An ended pod has none.
-    pub fn endpoints(&self, pod: &Arc<Pod>) -> Vec<Endpoint> {
-        if pod.ended {
-            return Vec::new();
-        }
-        let owned = |address: &&IpAddr| pod.host_network || self.pods.get(*address).is_some_and(|p| p.name == pod.name);
-        let mut ends: Vec<Endpoint> = pod
-            .addresses
-            .iter()
-            .filter(owned)
-            .map(|address| Endpoint::Pod(pod.clone(), Some(*address)))
-            .collect();
-        ends.dedup();
-        if ends.is_empty() {
-            ends.push(Endpoint::Pod(pod.clone(), None));
-        }
-        ends
-    }
-
-    /// Addresses that more than one live pod claims.
-    pub fn conflicts(&self) -> &[AddressConflict] {
-        &self.conflicts
-    }
-
-    /// Why a connection is never subject to policy, if so.
-    pub fn exemption(&self, from: &Endpoint, to: &Endpoint) -> Option<Exemption> {
-        if let (Endpoint::Pod(a, _), Endpoint::Pod(b, _)) = (from, to)
-            && a.name == b.name
-        {
-            return Some(Exemption::Itself);
-        }
-        // One end is a pod, the other its node, or a host-network pod there.
-        if from.pod().is_some() != to.pod().is_some() {
-            let (a, b) = (self.node(from)?, self.node(to)?);
-            return (a == b).then_some(Exemption::OwnNode);
-        }
-        None
     }
 }
 

@@ -1,15 +1,18 @@
-//! Cluster snapshot in, [`Table`] out. It works on identities (pods with equal labels), never on pods times pods.
+//! Cluster snapshot in, [`Table`] out; and the same table kept up to date, event by event.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use slab::Slab;
 
-use crate::cluster::{AddressBook, Cluster, Pod};
-use crate::diagnostics;
-use crate::half::{self, Subject};
-use crate::labels::{Labels, Name};
+use crate::addresses::AddressBook;
+use crate::changes::Changes;
+use crate::cluster::{Cluster, Namespace, Node, Pod, PodName};
+use crate::half::Half;
+use crate::labels::Name;
 use crate::matching::SelectionIndex;
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, Policy, PolicyName, Tier};
+use crate::population::Population;
 use crate::table::{PodIndex, Table};
 
 /// Whose allow sets are compiled. Peers are always those of the whole cluster.
@@ -21,132 +24,374 @@ pub enum Subjects {
     Node(Name),
 }
 
-/// Pods of one namespace with equal labels: no selector can tell them apart.
-pub(crate) struct Identity<'a> {
-    pub(crate) namespace: &'a Name,
-    pub(crate) labels: &'a Labels,
-}
-
-/// The pods of a cluster, sorted by what selectors can see of them.
-pub(crate) struct Population<'a> {
-    pub(crate) pods: &'a [Arc<Pod>],
-    pub(crate) identities: Vec<Identity<'a>>,
-    /// By pod; none for a host-network pod, which no selector matches.
-    pub(crate) identity_of: Vec<Option<u32>>,
-    namespace_labels: FxHashMap<&'a str, Labels>,
-}
-
-impl<'a> Population<'a> {
-    fn new(cluster: &Cluster, pods: &'a [Arc<Pod>]) -> Self {
-        let mut ids: FxHashMap<(&Name, &Labels), u32> = FxHashMap::default();
-        let mut identities = Vec::new();
-        let mut namespace_labels: FxHashMap<&str, Labels> = FxHashMap::default();
-        let identity_of = pods
-            .iter()
-            .map(|pod| {
-                let namespace = &pod.name.namespace;
-                (!pod.host_network).then(|| {
-                    *ids.entry((namespace, &pod.labels)).or_insert_with(|| {
-                        namespace_labels
-                            .entry(namespace)
-                            .or_insert_with(|| cluster.namespace_labels(namespace));
-                        identities.push(Identity {
-                            namespace,
-                            labels: &pod.labels,
-                        });
-                        identities.len() as u32 - 1
-                    })
-                })
-            })
-            .collect();
-        Population {
-            pods,
-            identities,
-            identity_of,
-            namespace_labels,
-        }
-    }
-
-    /// For each identity, the selections of an index that match it, sorted; only those asked for.
-    pub(crate) fn matches(&self, index: &SelectionIndex<'_>, wanted: impl Fn(u32) -> bool) -> Vec<Vec<u32>> {
-        let mut scopes: FxHashMap<&str, Vec<u32>> = FxHashMap::default();
-        (0..)
-            .zip(&self.identities)
-            .map(|(id, identity)| {
-                if !wanted(id) {
-                    return Vec::new();
-                }
-                let namespace: &str = identity.namespace;
-                let scopes = scopes
-                    .entry(namespace)
-                    .or_insert_with(|| index.scopes(&self.namespace_labels[namespace]));
-                index.matches(identity.namespace, scopes, identity.labels)
-            })
-            .collect()
+impl Subjects {
+    fn include(&self, pod: &Pod) -> bool {
+        let here = match self {
+            Subjects::All => true,
+            Subjects::Node(node) => pod.node.as_ref() == Some(node),
+        };
+        here && !pod.host_network
     }
 }
 
-/// Compiles the policies of a cluster. It cannot fail; what is odd about the input stands in [`Table::diagnostics`].
+/// One change of the cluster, as a watch tells it. An object that is there already is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A pod was added or changed.
+    Pod(Arc<Pod>),
+    /// A pod is gone.
+    PodGone(PodName),
+    /// A namespace was added or changed.
+    Namespace(Arc<Namespace>),
+    /// A namespace is gone.
+    NamespaceGone(Name),
+    /// A node was added or changed.
+    Node(Arc<Node>),
+    /// A node is gone.
+    NodeGone(Name),
+    /// A policy was added or changed.
+    Policy(Arc<Policy>),
+    /// A policy is gone.
+    PolicyGone(Tier, PolicyName),
+}
+
+/// Compiles the policies of a cluster. It cannot fail; for what is odd about the input see [`crate::diagnostics::diagnose`].
 ///
 /// ```
-/// use policy_compiler::cluster::Cluster;
+/// use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
 /// use policy_compiler::compile::{Subjects, compile};
-/// let table = compile(&Cluster::default(), &Subjects::All);
-/// assert!(table.pods().is_empty());
+/// use policy_compiler::labels::{Labels, Selector};
+/// use policy_compiler::policy::{Direction, NamespaceScope, PodSelection, Policy, PolicyName, Tier};
+///
+/// let mut cluster = Cluster::default();
+/// let db = PodName { namespace: "shop".into(), name: "db-0".into() };
+/// cluster.add_pod(Pod {
+///     name: db.clone(),
+///     labels: [("app", "db")].into_iter().collect(),
+///     addresses: vec!["10.244.3.2".parse().unwrap()],
+///     ..Pod::default()
+/// });
+/// cluster.add_policy(Policy {
+///     name: PolicyName { namespace: Some("shop".into()), name: "deny-all".into() },
+///     tier: Tier::NetworkPolicy,
+///     subject: PodSelection { namespaces: NamespaceScope::Named("shop".into()), pods: Selector::everything() },
+///     ingress: Some(Vec::new()),
+///     egress: None,
+/// });
+/// let table = compile(&cluster, &Subjects::All);
+/// let db = table.pod_index(&db).unwrap();
+/// assert!(table.allow_set(db, Direction::Ingress).addresses.is_empty());
+/// assert_eq!(table.allow_set(db, Direction::Egress).addresses.len(), 2); // both families, whole
 /// ```
 pub fn compile(cluster: &Cluster, subjects: &Subjects) -> Table {
-    let addresses = AddressBook::new(cluster);
-    let pods: Vec<Arc<Pod>> = cluster.pods.values().filter(|p| !p.ended).cloned().collect();
-    let policies: Vec<Arc<Policy>> = cluster.policies.values().cloned().collect();
-    let population = Population::new(cluster, &pods);
+    Compiler::new(cluster, subjects.clone()).table
+}
 
-    let is_subject = |pod: &Pod| match subjects {
-        Subjects::All => true,
-        Subjects::Node(node) => pod.node.as_ref() == Some(node),
-    };
-    let mut with_subjects = vec![false; population.identities.len()];
-    for (pod, identity) in pods.iter().zip(&population.identity_of) {
-        if let Some(identity) = identity
-            && is_subject(pod)
-        {
-            with_subjects[*identity as usize] = true;
+/// A table that follows its cluster. Equal to a table compiled from scratch at every moment, but for the numbers of things.
+pub struct Compiler {
+    subjects: Subjects,
+    /// What every policy selects, by the policy's number.
+    selected: SelectionIndex,
+    policy_ids: FxHashMap<(Tier, PolicyName), u32>,
+    nodes: FxHashMap<Name, Arc<Node>>,
+    table: Table,
+}
+
+impl Compiler {
+    /// Compiles a cluster from scratch.
+    pub fn new(cluster: &Cluster, subjects: Subjects) -> Self {
+        let table = Table {
+            population: Population::default(),
+            policies: Slab::new(),
+            addresses: AddressBook::new(cluster),
+            ingress: Half::new(Direction::Ingress),
+            egress: Half::new(Direction::Egress),
+        };
+        let nodes = cluster
+            .nodes
+            .iter()
+            .map(|(name, node)| (name.clone(), node.clone()))
+            .collect();
+        let (selected, policy_ids) = Default::default();
+        let mut compiler = Compiler {
+            subjects,
+            selected,
+            policy_ids,
+            nodes,
+            table,
+        };
+        for namespace in cluster.namespaces.values() {
+            compiler
+                .table
+                .population
+                .set_namespace(&namespace.name, Some(&namespace.labels));
+        }
+        for policy in cluster.policies.values() {
+            compiler.insert_policy(policy);
+        }
+        // Subjects first: then every term is known when the first peer is sorted.
+        let mut pods = Vec::with_capacity(cluster.pods.len());
+        for pod in cluster.pods.values().filter(|p| !p.ended) {
+            let index = compiler.table.population.insert(pod.clone());
+            compiler.add_subject(index);
+            pods.push(index);
+        }
+        let nobody = Population::default();
+        compiler.table.ingress.settle(&nobody);
+        compiler.table.egress.settle(&nobody);
+        for identity in compiler.identities() {
+            compiler
+                .table
+                .ingress
+                .add_identity(identity, &compiler.table.population);
+            compiler.table.egress.add_identity(identity, &compiler.table.population);
+        }
+        for index in pods {
+            compiler.add_peer(index);
+        }
+        compiler.settle();
+        compiler
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Takes one event in; the work is proportional to what it changes. Answers with what is different in the table.
+    pub fn apply(&mut self, event: Event) -> Changes {
+        match event {
+            Event::Pod(pod) => self.replace_pod(&pod.name, Some(&pod)),
+            Event::PodGone(name) => self.replace_pod(&name, None),
+            Event::Namespace(namespace) => self.replace_namespace(&namespace.name, Some(&namespace)),
+            Event::NamespaceGone(name) => self.replace_namespace(&name, None),
+            Event::Node(node) => self.replace_node(&node.name, Some(&node)),
+            Event::NodeGone(name) => self.replace_node(&name, None),
+            Event::Policy(policy) => self.replace_policy((policy.tier, policy.name.clone()), Some(&policy)),
+            Event::PolicyGone(tier, name) => self.replace_policy((tier, name), None),
+        }
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Changes {
+        let Table {
+            population,
+            ingress,
+            egress,
+            ..
+        } = &mut self.table;
+        Changes {
+            ingress: ingress.settle(population),
+            egress: egress.settle(population),
         }
     }
-    let mut index = SelectionIndex::default();
-    for (id, policy) in (0..).zip(&policies) {
-        index.insert(&policy.subject, id);
-    }
-    let selected_by = population.matches(&index, |identity| with_subjects[identity as usize]);
 
-    let half = |direction: Direction| {
-        let subjects: Vec<Subject> = (0..)
-            .zip(&pods)
-            .zip(&population.identity_of)
-            .filter(|((_, pod), _)| is_subject(pod))
-            .filter_map(|((index, _), identity)| {
-                let policies = selected_by[identity.as_ref().copied()? as usize]
-                    .iter()
-                    .copied()
-                    .filter(|p| policies[*p as usize].rules(direction).is_some())
-                    .collect::<Vec<u32>>();
-                (!policies.is_empty()).then_some(Subject {
-                    pod: PodIndex(index),
-                    policies,
-                })
-            })
+    fn identities(&self) -> Vec<u32> {
+        self.table
+            .population
+            .identities
+            .iter()
+            .map(|(id, _)| id as u32)
+            .collect()
+    }
+
+    fn replace_pod(&mut self, name: &PodName, pod: Option<&Arc<Pod>>) {
+        let pod = pod.filter(|p| !p.ended);
+        let before = self.table.population.index(name);
+        if let (Some(index), Some(pod)) = (before, pod)
+            && self.table.population.pod(index) == pod
+        {
+            return;
+        }
+        // Whoever claims an address of this pod, or of its former self, may lose it or win it.
+        let former = before.map(|index| self.table.pod(index).clone());
+        let mut rivals: Vec<PodIndex> = former
+            .iter()
+            .chain(pod)
+            .flat_map(|p| self.table.addresses.rivals(p))
+            .filter(|rival| rival != name)
+            .filter_map(|rival| self.table.population.index(&rival))
             .collect();
-        half::build(direction, &population, &policies, &addresses, subjects)
-    };
-    let (ingress, egress) = (half(Direction::Ingress), half(Direction::Egress));
-    drop(population);
-    let mut table = Table {
-        pods,
-        policies,
-        addresses,
-        ingress,
-        egress,
-        diagnostics: Vec::new(),
-    };
-    table.diagnostics = diagnostics::diagnose(cluster, &table, subjects);
-    table
+        rivals.sort_unstable();
+        rivals.dedup();
+        for index in rivals.iter().copied().chain(before) {
+            self.remove_peer(index);
+        }
+        if let (Some(index), Some(former)) = (before, former) {
+            self.remove_subject(index);
+            self.table.addresses.remove_pod(&former);
+            self.table.population.remove(index);
+        }
+        if let Some(pod) = pod {
+            self.table.addresses.add_pod(pod);
+            let index = self.table.population.insert(pod.clone());
+            if let Some(identity) = self.table.population.identity_of(index) {
+                let Table {
+                    population,
+                    ingress,
+                    egress,
+                    ..
+                } = &mut self.table;
+                if population.identity(identity).pods.len() == 1 {
+                    ingress.add_identity(identity, population);
+                    egress.add_identity(identity, population);
+                }
+            }
+            self.add_subject(index);
+            self.add_peer(index);
+        }
+        for index in rivals {
+            self.add_peer(index);
+        }
+    }
+
+    fn replace_namespace(&mut self, name: &Name, namespace: Option<&Arc<Namespace>>) {
+        let labels = namespace.map(|n| &n.labels);
+        if !self.table.population.set_namespace(name, labels) {
+            return;
+        }
+        for identity in self.table.population.in_namespace(name) {
+            self.regroup(identity);
+            let Table {
+                population,
+                ingress,
+                egress,
+                ..
+            } = &mut self.table;
+            ingress.resort_identity(identity, population);
+            egress.resort_identity(identity, population);
+        }
+    }
+
+    fn replace_node(&mut self, name: &Name, node: Option<&Arc<Node>>) {
+        let before = match node {
+            Some(node) => self.nodes.insert(name.clone(), node.clone()),
+            None => self.nodes.remove(name),
+        };
+        if let Some(before) = before {
+            self.table.addresses.remove_node(&before);
+        }
+        if let Some(node) = node {
+            self.table.addresses.add_node(node);
+        }
+    }
+
+    fn replace_policy(&mut self, key: (Tier, PolicyName), policy: Option<&Arc<Policy>>) {
+        let before = self.policy_ids.get(&key).copied();
+        if let (Some(id), Some(policy)) = (before, policy)
+            && self.table.policy(id) == policy
+        {
+            return;
+        }
+        let mut affected = Vec::new();
+        if let Some(id) = before {
+            let former = self.table.policy(id).clone();
+            affected.extend(self.table.population.matching(&former.subject));
+            self.selected.remove(&former.subject, id);
+        }
+        if let Some(policy) = policy {
+            affected.extend(self.table.population.matching(&policy.subject));
+        }
+        affected.sort_unstable();
+        affected.dedup();
+        for identity in &affected {
+            self.ungroup(*identity);
+        }
+        // Groups that the former policy judged are gone before its number can be given to another.
+        if let Some(id) = before {
+            self.table.ingress.drop_empty_groups();
+            self.table.egress.drop_empty_groups();
+            self.table.policies.remove(id as usize);
+            self.policy_ids.remove(&key);
+        }
+        if let Some(policy) = policy {
+            self.insert_policy(policy);
+        }
+        for identity in affected {
+            self.group(identity);
+        }
+    }
+
+    fn insert_policy(&mut self, policy: &Arc<Policy>) {
+        let id = self.table.policies.insert(policy.clone()) as u32;
+        self.policy_ids.insert((policy.tier, policy.name.clone()), id);
+        self.selected.insert(&policy.subject, id);
+    }
+
+    fn regroup(&mut self, identity: u32) {
+        self.ungroup(identity);
+        self.group(identity);
+    }
+
+    fn ungroup(&mut self, identity: u32) {
+        let pods: Vec<PodIndex> = self.table.population.identity(identity).pods.iter().copied().collect();
+        pods.into_iter().for_each(|index| self.remove_subject(index));
+    }
+
+    fn group(&mut self, identity: u32) {
+        let pods: Vec<PodIndex> = self.table.population.identity(identity).pods.iter().copied().collect();
+        pods.into_iter().for_each(|index| self.add_subject(index));
+    }
+
+    fn add_subject(&mut self, index: PodIndex) {
+        let Table {
+            population,
+            policies,
+            ingress,
+            egress,
+            ..
+        } = &mut self.table;
+        let pod = population.pod(index);
+        if !self.subjects.include(pod) {
+            return;
+        }
+        let labels = population.namespace_labels(&pod.name.namespace);
+        let mut selecting = self.selected.matches(&pod.name.namespace, &labels, &pod.labels);
+        selecting.sort_by_key(|id| {
+            let policy = &policies[*id as usize];
+            (policy.tier, &policy.name)
+        });
+        for half in [ingress, egress] {
+            let speaks = |id: &u32| policies[*id as usize].rules(half.direction()).is_some();
+            let judging: Vec<u32> = selecting.iter().copied().filter(speaks).collect();
+            if !judging.is_empty() {
+                half.add_subject(index, pod, &judging, policies);
+            }
+        }
+    }
+
+    fn remove_subject(&mut self, index: PodIndex) {
+        self.table.ingress.remove_subject(index);
+        self.table.egress.remove_subject(index);
+    }
+
+    fn add_peer(&mut self, index: PodIndex) {
+        let Table {
+            population,
+            addresses,
+            ingress,
+            egress,
+            ..
+        } = &mut self.table;
+        let pod = population.pod(index);
+        let Some(identity) = population.identity_of(index) else {
+            return;
+        };
+        let owned = addresses.owned(pod);
+        ingress.add_peer(index, pod, identity, &owned);
+        egress.add_peer(index, pod, identity, &owned);
+    }
+
+    fn remove_peer(&mut self, index: PodIndex) {
+        let Table {
+            population,
+            addresses,
+            ingress,
+            egress,
+            ..
+        } = &mut self.table;
+        let owned = addresses.owned(population.pod(index));
+        ingress.remove_peer(index, &owned);
+        egress.remove_peer(index, &owned);
+    }
 }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::cells;
 use crate::cluster::{Cluster, Pod};
-use crate::compile::Subjects;
 use crate::labels::NAMESPACE_NAME_LABEL;
 use crate::policy::{Direction, IpBlock, NamespaceScope, Peer, Peers, Policy, PortMatch, Ports, Rule, Tier};
-use crate::table::{Group, Table};
+use crate::table::{Group, PodIndex, Table};
 
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -45,21 +45,19 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Looks over what was compiled. Findings about policies are told only when the whole cluster is at hand: one node does not
-/// see all the pods that a policy selects.
-pub(crate) fn diagnose(cluster: &Cluster, table: &Table, subjects: &Subjects) -> Vec<Diagnostic> {
+/// Looks over a cluster and its table, which must be that of all pods: one node does not see all the pods that a policy selects.
+pub fn diagnose(cluster: &Cluster, table: &Table) -> Vec<Diagnostic> {
     let mut out = Vec::new();
     address_conflicts(table, &mut out);
-    if *subjects == Subjects::All {
-        unknown_namespaces(cluster, &mut out);
-        unaddressed_pods(table, &mut out);
-        let subjects = subjects_of_policies(table);
-        let host_network: Vec<&Arc<Pod>> = table.pods().iter().filter(|p| p.host_network).collect();
-        for (policy, subjects) in table.policies().iter().zip(&subjects) {
-            about_subjects(cluster, &host_network, policy, subjects, &mut out);
-            about_blocks(policy, &mut out);
-            about_port_names(table, policy, subjects, &mut out);
-        }
+    unknown_namespaces(cluster, &mut out);
+    unaddressed_pods(cluster, table, &mut out);
+    let subjects = subjects_of_policies(table);
+    let host_network: Vec<&Arc<Pod>> = table.pods().map(|(_, p)| p).filter(|p| p.host_network).collect();
+    for (id, policy) in table.policies.iter() {
+        let subjects = subjects.get(&(id as u32)).map_or(&[][..], Vec::as_slice);
+        about_subjects(cluster, &host_network, policy, subjects, &mut out);
+        about_blocks(policy, &mut out);
+        about_port_names(table, policy, subjects, &mut out);
     }
     out.sort_unstable();
     out.dedup();
@@ -67,12 +65,12 @@ pub(crate) fn diagnose(cluster: &Cluster, table: &Table, subjects: &Subjects) ->
 }
 
 /// For each policy, the groups that it judges.
-fn subjects_of_policies(table: &Table) -> Vec<Vec<(Direction, &Group)>> {
-    let mut out = vec![Vec::new(); table.policies().len()];
+fn subjects_of_policies(table: &Table) -> FxHashMap<u32, Vec<(Direction, &Group)>> {
+    let mut out: FxHashMap<u32, Vec<(Direction, &Group)>> = FxHashMap::default();
     for direction in Direction::BOTH {
-        for group in table.half(direction).groups() {
+        for (_, group) in table.half(direction).groups() {
             for policy in &group.policies {
-                out[*policy as usize].push((direction, group));
+                out.entry(*policy).or_default().push((direction, group));
             }
         }
     }
@@ -119,11 +117,12 @@ fn unknown_namespaces(cluster: &Cluster, out: &mut Vec<Diagnostic>) {
     }
 }
 
-fn unaddressed_pods(table: &Table, out: &mut Vec<Diagnostic>) {
-    let uses_blocks = table.policies().iter().any(|p| blocks(p).next().is_some());
-    let count = table.half(Direction::Ingress).unaddressed().len();
-    if uses_blocks && count > 0 {
-        let first = &table.pod(table.half(Direction::Ingress).unaddressed()[0].0).name;
+fn unaddressed_pods(cluster: &Cluster, table: &Table, out: &mut Vec<Diagnostic>) {
+    let uses_blocks = cluster.policies.values().any(|p| blocks(p).next().is_some());
+    let unaddressed: Vec<PodIndex> = table.half(Direction::Ingress).unaddressed().map(|(p, _)| p).collect();
+    let count = unaddressed.len();
+    if let Some(first) = unaddressed.first().filter(|_| uses_blocks) {
+        let first = &table.pod(*first).name;
         out.push(Diagnostic {
             severity: Severity::Note,
             code: "pod-without-address",
@@ -218,7 +217,7 @@ fn about_port_names(table: &Table, policy: &Policy, subjects: &[(Direction, &Gro
             };
             let declares = |pod: &Arc<Pod>| !pod.named_port(*protocol, name).is_empty();
             let mut destinations: Box<dyn Iterator<Item = &Arc<Pod>>> = match direction {
-                Direction::Egress => Box::new(table.pods().iter().filter(|p| !p.host_network)),
+                Direction::Egress => Box::new(table.pods().map(|(_, p)| p).filter(|p| !p.host_network)),
                 Direction::Ingress => {
                     let groups = subjects.iter().filter(|(d, _)| *d == direction);
                     Box::new(groups.flat_map(|(_, g)| &g.members).map(|p| table.pod(*p)))

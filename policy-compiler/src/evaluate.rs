@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::cluster::{AddressBook, Cluster, Endpoint, Exemption, Pod};
+use crate::addresses::AddressBook;
+use crate::cluster::{Cluster, Endpoint, Exemption, Pod};
 use crate::labels::Name;
 use crate::policy::{
     Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,

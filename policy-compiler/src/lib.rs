@@ -1,7 +1,9 @@
 //! Turns Kubernetes NetworkPolicy into allow sets. Pure: no I/O, no clock, no async; it cannot fail. What is wrong with
 //! the input comes back as diagnostics beside the result.
 
+pub mod addresses;
 pub mod cells;
+pub mod changes;
 pub mod cluster;
 pub mod compile;
 pub mod diagnostics;
@@ -10,7 +12,9 @@ mod half;
 pub mod labels;
 mod matching;
 pub mod policy;
+mod population;
 pub mod ports;
+mod rules;
 pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,25 +1,30 @@
 //! The compiled answer: for each direction a table of subject groups by peer classes, each cell a set of ports.
 //! Everything else (a pod's allow set, one connection's verdict, the kernel's rules) is a view of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::cells::AddressRange;
-use crate::cluster::{AddressBook, Endpoint, Pod, PodName};
-use crate::diagnostics::Diagnostic;
-use crate::policy::{Direction, Policy, PolicyName};
-use crate::ports::PortSet;
+use slab::Slab;
 
-/// A pod, as an index into [`Table::pods`].
+use crate::addresses::AddressBook;
+use crate::cells::AddressRange;
+use crate::cluster::{Endpoint, Pod, PodName};
+pub use crate::half::Half;
+use crate::policy::{Direction, Policy, PolicyName};
+use crate::population::Population;
+use crate::ports::PortSet;
+use crate::rules::Resolved;
+
+/// A live pod's number in a [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodIndex(pub u32);
 
-/// A subject group, as an index into [`Half::groups`].
+/// A subject group's number in a [`Half`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
-/// A peer class, as an index into [`Half::classes`].
+/// A peer class's number in a [`Half`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassId(pub u32);
 
@@ -69,24 +74,28 @@ impl Kind {
 }
 
 /// Pods that the same policies select, with the same numbers behind the names of ports in use: one row of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Group {
-    /// The policies that judge it in this direction, in their order of evaluation; indices into [`Table::policies`].
+    /// The policies that judge it in this direction, in their order of evaluation; see [`Table::policy`].
     pub policies: Vec<u32>,
     /// Whether a NetworkPolicy isolates it.
     pub isolated: bool,
     /// Its pods, sorted.
-    pub members: Vec<PodIndex>,
+    pub members: BTreeSet<PodIndex>,
     pub(crate) defaults: [u32; 6],
+    /// What the names of ports in its rules stand for on its pods (ingress only).
+    pub(crate) names: Resolved,
 }
 
 /// Peers that every policy in use treats alike: one column of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Class {
     /// What sort of peer it holds.
     pub kind: Kind,
     /// The cells that differ from the default of their group, sorted by group.
     pub(crate) column: Vec<(GroupId, u32)>,
+    /// How many signatures share it.
+    pub(crate) signatures: usize,
 }
 
 /// A range of addresses that are no known pod's, all of one class.
@@ -96,105 +105,6 @@ pub struct Cell {
     pub range: AddressRange,
     /// The class.
     pub class: ClassId,
-}
-
-/// The table of one direction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Half {
-    pub(crate) direction: Direction,
-    pub(crate) sets: Vec<PortSet>,
-    pub(crate) groups: Vec<Group>,
-    pub(crate) classes: Vec<Class>,
-    /// By pod.
-    pub(crate) group_of: Vec<Option<GroupId>>,
-    /// Every known pod address, sorted.
-    pub(crate) peers: Vec<(IpAddr, ClassId)>,
-    /// Pods without an address, sorted.
-    pub(crate) unaddressed: Vec<(PodIndex, ClassId)>,
-    pub(crate) cells: Vec<Cell>,
-    /// The class of [`Kind::OutsideWithoutAddress`].
-    pub(crate) nowhere: ClassId,
-}
-
-impl Half {
-    /// The direction.
-    pub fn direction(&self) -> Direction {
-        self.direction
-    }
-
-    /// The rows; [`GroupId`] points here.
-    pub fn groups(&self) -> &[Group] {
-        &self.groups
-    }
-
-    /// One row.
-    pub fn group(&self, id: GroupId) -> &Group {
-        &self.groups[id.0 as usize]
-    }
-
-    /// The columns; [`ClassId`] points here.
-    pub fn classes(&self) -> &[Class] {
-        &self.classes
-    }
-
-    /// One column.
-    pub fn class(&self, id: ClassId) -> &Class {
-        &self.classes[id.0 as usize]
-    }
-
-    /// The group of a pod; none when no policy judges it in this direction, so that everything passes.
-    pub fn group_of(&self, pod: PodIndex) -> Option<GroupId> {
-        self.group_of[pod.0 as usize]
-    }
-
-    /// What a group lets every peer of a kind do at least. Every cell of that kind holds at least this.
-    pub fn default_ports(&self, group: GroupId, kind: Kind) -> &PortSet {
-        &self.sets[self.group(group).defaults[kind as usize] as usize]
-    }
-
-    /// The cells of a class that differ from their group's default, sorted by group.
-    pub fn column(&self, class: ClassId) -> impl Iterator<Item = (GroupId, &PortSet)> {
-        self.class(class)
-            .column
-            .iter()
-            .map(|(group, set)| (*group, &self.sets[*set as usize]))
-    }
-
-    /// The ports on which a group and a class may talk.
-    pub fn ports(&self, group: GroupId, class: ClassId) -> &PortSet {
-        let class = self.class(class);
-        let set = match class.column.binary_search_by_key(&group, |(g, _)| *g) {
-            Ok(at) => class.column[at].1,
-            Err(_) => self.group(group).defaults[class.kind as usize],
-        };
-        &self.sets[set as usize]
-    }
-
-    /// Every known pod address with its class, sorted by address.
-    pub fn peers(&self) -> &[(IpAddr, ClassId)] {
-        &self.peers
-    }
-
-    /// Every pod without an address with its class, sorted.
-    pub fn unaddressed(&self) -> &[(PodIndex, ClassId)] {
-        &self.unaddressed
-    }
-
-    /// The class of every other address: sorted, disjoint ranges that cover both families without a gap.
-    pub fn cells(&self) -> &[Cell] {
-        &self.cells
-    }
-
-    /// The class of an address.
-    pub fn class_of_address(&self, address: IpAddr) -> ClassId {
-        match self.peers.binary_search_by_key(&address, |(a, _)| *a) {
-            Ok(at) => self.peers[at].1,
-            Err(_) => {
-                let at = self.cells.partition_point(|c| c.range.last < address);
-                self.cells[at.min(self.cells.len() - 1)].class
-            }
-        }
-    }
 }
 
 /// What may reach a pod, or what a pod may reach: every peer that has at least one port, by peer. Canonical: two allow sets of
@@ -211,29 +121,30 @@ pub struct AllowSet {
 /// The compiled policies of a cluster, or of one node.
 #[derive(Clone, Debug)]
 pub struct Table {
-    pub(crate) pods: Vec<Arc<Pod>>,
-    pub(crate) policies: Vec<Arc<Policy>>,
+    pub(crate) population: Population,
+    pub(crate) policies: Slab<Arc<Policy>>,
     pub(crate) addresses: AddressBook,
     pub(crate) ingress: Half,
     pub(crate) egress: Half,
-    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 impl Table {
-    /// Live pods, sorted by name; [`PodIndex`] points here.
-    pub fn pods(&self) -> &[Arc<Pod>] {
-        &self.pods
+    /// Live pods with their numbers; a freshly compiled table has them sorted by name.
+    pub fn pods(&self) -> impl Iterator<Item = (PodIndex, &Arc<Pod>)> {
+        self.population
+            .pods
+            .iter()
+            .map(|(index, pod)| (PodIndex(index as u32), pod))
     }
 
     /// One pod.
     pub fn pod(&self, index: PodIndex) -> &Arc<Pod> {
-        &self.pods[index.0 as usize]
+        self.population.pod(index)
     }
 
-    /// Where a live pod stands in [`Table::pods`].
+    /// The number of a live pod.
     pub fn pod_index(&self, name: &PodName) -> Option<PodIndex> {
-        let at = self.pods.binary_search_by(|p| p.name.cmp(name)).ok()?;
-        Some(PodIndex(at as u32))
+        self.population.index(name)
     }
 
     /// Who has which address.
@@ -241,14 +152,14 @@ impl Table {
         &self.addresses
     }
 
-    /// All policies, in their order of evaluation.
-    pub fn policies(&self) -> &[Arc<Policy>] {
-        &self.policies
+    /// One policy, by the number that a group gives.
+    pub fn policy(&self, id: u32) -> &Arc<Policy> {
+        &self.policies[id as usize]
     }
 
     /// The names of the policies that judge a group.
     pub fn policy_names<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a PolicyName> {
-        group.policies.iter().map(|p| &self.policies[*p as usize].name)
+        group.policies.iter().map(|p| &self.policy(*p).name)
     }
 
     /// The table of a direction.
@@ -259,24 +170,18 @@ impl Table {
         }
     }
 
-    /// What is odd about the input.
-    pub fn diagnostics(&self) -> &[Diagnostic] {
-        &self.diagnostics
-    }
-
     /// The class of an end of a connection.
     pub fn class_of(&self, direction: Direction, peer: &Endpoint) -> ClassId {
         let half = self.half(direction);
         match (peer.address(), peer.pod()) {
             (Some(address), _) => half.class_of_address(address),
-            (None, Some(pod)) => self
-                .pod_index(&pod.name)
-                .and_then(|index| {
-                    let at = half.unaddressed.binary_search_by_key(&index, |(p, _)| *p).ok()?;
-                    Some(half.unaddressed[at].1)
-                })
-                .unwrap_or(half.nowhere),
-            (None, None) => half.nowhere,
+            (None, Some(pod)) => {
+                let index = self.pod_index(&pod.name);
+                index
+                    .and_then(|index| half.class_of_unaddressed(index))
+                    .unwrap_or_else(|| half.class_of_nowhere())
+            }
+            (None, None) => half.class_of_nowhere(),
         }
     }
 
@@ -320,21 +225,20 @@ impl Table {
             pods: BTreeMap::new(),
             addresses: Vec::new(),
         };
-        let addressed = half.peers.iter().filter_map(|(address, class)| {
-            let peer = self.addresses.pod(*address)?;
-            Some(((peer.name.clone(), Some(*address)), *class))
+        let addressed = half.peers().filter_map(|(address, class)| {
+            let peer = self.addresses.pod(address)?;
+            Some(((peer.name.clone(), Some(address)), class))
         });
         let unaddressed = half
-            .unaddressed
-            .iter()
-            .map(|(peer, class)| ((self.pod(*peer).name.clone(), None), *class));
+            .unaddressed()
+            .map(|(peer, class)| ((self.pod(peer).name.clone(), None), class));
         for (peer, class) in addressed.chain(unaddressed) {
             let ports = ports(class);
             if !ports.is_empty() {
                 set.pods.insert(peer, ports.clone());
             }
         }
-        for cell in &half.cells {
+        for cell in half.cells() {
             let ports = ports(cell.class);
             if ports.is_empty() {
                 continue;

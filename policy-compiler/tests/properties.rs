@@ -8,7 +8,7 @@ use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::PortSet;
-use policy_compiler::table::{Kind, PodIndex, Table};
+use policy_compiler::table::{ClassId, Kind, Table};
 use policy_compiler::testing::{self, Tiers};
 use proptest::prelude::*;
 
@@ -66,7 +66,7 @@ proptest! {
         let whole = compile(&cluster, &Subjects::All);
         for node in cluster.nodes.keys() {
             let part = compile(&cluster, &Subjects::Node(node.clone()));
-            for (index, pod) in (0..).map(PodIndex).zip(whole.pods()) {
+            for (index, pod) in whole.pods() {
                 for direction in Direction::BOTH {
                     if pod.node.as_ref() == Some(node) {
                         prop_assert_eq!(part.allow_set(index, direction), whole.allow_set(index, direction));
@@ -84,12 +84,12 @@ proptest! {
         let table = compile(&cluster, &Subjects::All);
         for direction in Direction::BOTH {
             let half = table.half(direction);
-            let mut seen: BTreeMap<(Kind, Vec<PortSet>), usize> = BTreeMap::new();
-            for (at, class) in half.classes().iter().enumerate() {
-                let id = policy_compiler::table::ClassId(at as u32);
-                let groups = (0..half.groups().len() as u32).map(policy_compiler::table::GroupId);
+            let mut seen: BTreeMap<(Kind, Vec<PortSet>), ClassId> = BTreeMap::new();
+            for (id, class) in half.classes() {
+                let groups = half.groups().map(|(id, _)| id).collect::<Vec<_>>();
+                let groups = groups.into_iter();
                 let column: Vec<PortSet> = groups.clone().map(|g| half.ports(g, id).clone()).collect();
-                prop_assert_eq!(seen.insert((class.kind, column), at), None, "two classes of one meaning");
+                prop_assert_eq!(seen.insert((class.kind, column), id), None, "two classes of one meaning");
                 for group in groups {
                     prop_assert!(half.ports(group, id).contains_all(half.default_ports(group, class.kind)));
                 }
@@ -112,7 +112,7 @@ proptest! {
     fn allow_sets_are_views_of_the_table(cluster in testing::cluster(Tiers::NetworkPolicy)) {
         let table = compile(&cluster, &Subjects::All);
         let ends = testing::endpoints(&cluster, &table);
-        for (index, pod) in (0..).map(PodIndex).zip(table.pods()) {
+        for (index, pod) in table.pods() {
             if pod.host_network {
                 continue;
             }
@@ -150,7 +150,7 @@ proptest! {
         }
         let (one, two) = (compile(&cluster, &Subjects::All), compile(&twice, &Subjects::All));
         for direction in Direction::BOTH {
-            for index in (0..one.pods().len() as u32).map(PodIndex) {
+            for (index, _) in one.pods() {
                 prop_assert_eq!(one.allow_set(index, direction), two.allow_set(index, direction));
             }
         }

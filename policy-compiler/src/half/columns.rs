@@ -1,0 +1,184 @@
+//! The columns of the table: the cells of a signature, and the classes of signatures with equal columns.
+
+use std::collections::BTreeMap;
+
+use super::{Half, Signature, SignatureId, SignatureKey};
+use crate::policy::{Action, Direction};
+use crate::ports::PortSet;
+use crate::rules::Prepared;
+use crate::table::{Class, ClassId, GroupId, Kind};
+
+impl Half {
+    /// The ports of a group and a signature; none when that is the group's default.
+    pub(super) fn cell(&mut self, group: GroupId, key: &SignatureKey) -> Option<u32> {
+        let default = self.groups.get(group.0 as usize)?.defaults[key.kind as usize];
+        let cell = if self.tiered.contains(&group) {
+            let cell = self.tiered_cell(group, key);
+            self.sets.id(cell)
+        } else {
+            let by_term = key
+                .pods
+                .iter()
+                .chain(key.blocks.iter())
+                .map(|t| &self.terms[*t as usize].contributions);
+            let by_kind = (!key.names.is_empty()).then_some(&self.by_kind[key.kind as usize]);
+            let contributions = by_term.chain(by_kind).filter_map(|c| c.get(&group)).flatten();
+            let mut cell = default;
+            for contribution in contributions {
+                cell = self.sets.union(cell, contribution.fixed);
+                for (_, ports) in key.names.iter().filter(|(name, _)| contribution.names.contains(name)) {
+                    cell = self.sets.union(cell, *ports);
+                }
+            }
+            cell
+        };
+        (cell != default).then_some(cell)
+    }
+
+    pub(super) fn column_of(&mut self, key: &SignatureKey) -> Vec<(GroupId, u32)> {
+        let by_term = key
+            .pods
+            .iter()
+            .chain(key.blocks.iter())
+            .map(|t| &self.terms[*t as usize].contributions);
+        let by_kind = (!key.names.is_empty()).then_some(&self.by_kind[key.kind as usize]);
+        let mut groups: Vec<GroupId> = by_term.chain(by_kind).flat_map(|c| c.keys().copied()).collect();
+        groups.extend(&self.tiered);
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+            .into_iter()
+            .filter_map(|group| Some((group, self.cell(group, key)?)))
+            .collect()
+    }
+
+    /// The cell of a group with policies of several tiers, by set algebra: what is still open goes from tier to tier.
+    pub(super) fn tiered_cell(&self, group: GroupId, key: &SignatureKey) -> PortSet {
+        let group = self.group(group);
+        let names = match self.direction {
+            Direction::Ingress => &group.names,
+            Direction::Egress => &key.names,
+        };
+        let matching = |rule: &&Prepared| {
+            let has = |term: &u32| key.pods.binary_search(term).is_ok() || key.blocks.binary_search(term).is_ok();
+            rule.kinds[key.kind as usize] || rule.terms.iter().any(has)
+        };
+        let ports = |rule: &Prepared| {
+            let named = names.iter().filter(|(name, _)| rule.names.contains(name));
+            named.fold(self.sets.get(rule.fixed).clone(), |set, (_, id)| {
+                set.union(self.sets.get(*id))
+            })
+        };
+        let (mut open, mut allowed) = (PortSet::all(), PortSet::none());
+        let tier_of = |p: &u32| self.usages[p].tiered.map(|tier| std::mem::discriminant(&tier));
+        for tier in group.policies.chunk_by(|a, b| tier_of(a) == tier_of(b)) {
+            let rules = tier.iter().flat_map(|p| self.usages[p].rules.iter()).filter(matching);
+            if tier_of(&tier[0]).is_none() {
+                let union = rules.fold(PortSet::none(), |set, rule| set.union(&ports(rule)));
+                allowed = allowed.union(&union.intersection(&open));
+                open = PortSet::none();
+                continue;
+            }
+            let mut passed = PortSet::none();
+            for rule in rules {
+                let hit = ports(rule).intersection(&open).minus(&passed);
+                match rule.action {
+                    Action::Accept => {
+                        allowed = allowed.union(&hit);
+                        open = open.minus(&hit);
+                    }
+                    Action::Deny => open = open.minus(&hit),
+                    Action::Pass => passed = passed.union(&hit),
+                }
+            }
+        }
+        allowed.union(&open)
+    }
+
+    /// Sets the cells of one group anew in the columns of these signatures.
+    pub(super) fn recolour(&mut self, group: GroupId, affected: Vec<SignatureId>) {
+        let mut by_class: BTreeMap<ClassId, Vec<(SignatureId, Option<u32>)>> = BTreeMap::new();
+        for id in affected {
+            let Signature { key, class, .. } = &self.signatures[id as usize];
+            let (key, class) = (key.clone(), *class);
+            let cell = self.cell(group, &key);
+            by_class.entry(class).or_default().push((id, cell));
+        }
+        for (class_id, cells) in by_class {
+            let class = &self.classes[class_id.0 as usize];
+            let with = |cell: Option<u32>| {
+                let mut column = class.column.clone();
+                let at = column.binary_search_by_key(&group, |(g, _)| *g);
+                match (at, cell) {
+                    (Ok(at), Some(cell)) => column[at].1 = cell,
+                    (Ok(at), None) => {
+                        column.remove(at);
+                    }
+                    (Err(at), Some(cell)) => column.insert(at, (group, cell)),
+                    (Err(_), None) => {}
+                }
+                column
+            };
+            let kind = class.kind;
+            let whole = cells.len() == class.signatures && cells.iter().all(|(_, c)| *c == cells[0].1);
+            if whole {
+                let column = with(cells[0].1);
+                if column == class.column {
+                    continue;
+                }
+                if !self.class_ids.contains_key(&(kind, column.clone())) {
+                    // The whole class changes alike, and no other class is like it now: it keeps its number.
+                    let before = std::mem::replace(&mut self.classes[class_id.0 as usize].column, column.clone());
+                    self.class_ids.remove(&(kind, before));
+                    self.class_ids.insert((kind, column), class_id);
+                    self.pending.changes.classes.insert(class_id);
+                    continue;
+                }
+            }
+            let columns: Vec<(SignatureId, Vec<(GroupId, u32)>)> =
+                cells.into_iter().map(|(id, cell)| (id, with(cell))).collect();
+            for (id, column) in columns {
+                let class = self.class_for(kind, column);
+                self.reclass(id, class);
+            }
+        }
+    }
+
+    pub(super) fn class_for(&mut self, kind: Kind, column: Vec<(GroupId, u32)>) -> ClassId {
+        let (classes, pending) = (&mut self.classes, &mut self.pending);
+        *self
+            .class_ids
+            .entry((kind, column))
+            .or_insert_with_key(|(kind, column)| {
+                let id = ClassId(classes.insert(Class {
+                    kind: *kind,
+                    column: column.clone(),
+                    signatures: 0,
+                }) as u32);
+                pending.changes.classes.insert(id);
+                id
+            })
+    }
+
+    /// Moves a signature to a class.
+    pub(super) fn reclass(&mut self, id: SignatureId, class: ClassId) {
+        let signature = &mut self.signatures[id as usize];
+        let before = std::mem::replace(&mut signature.class, class);
+        if before == class {
+            return;
+        }
+        for member in &signature.members {
+            self.pending.moved.entry(*member).or_insert(Some(before));
+        }
+        self.classes[class.0 as usize].signatures += 1;
+        self.leave_class(before);
+    }
+
+    pub(super) fn leave_class(&mut self, id: ClassId) {
+        let class = &mut self.classes[id.0 as usize];
+        class.signatures -= 1;
+        if class.signatures == 0 {
+            self.pending.classes.push(id);
+        }
+    }
+}

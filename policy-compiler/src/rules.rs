@@ -1,0 +1,130 @@
+//! Rules as the compiler works with them: peers as numbered terms, ports as numbered sets.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::cluster::Pod;
+use crate::labels::Name;
+use crate::policy::{Action, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
+use crate::ports::{PortSet, Protocol};
+use crate::table::Kind;
+
+/// Port sets by number: equal sets have equal numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sets {
+    sets: Vec<PortSet>,
+    ids: FxHashMap<PortSet, u32>,
+    unions: FxHashMap<(u32, u32), u32>,
+}
+
+impl Sets {
+    pub(crate) fn get(&self, id: u32) -> &PortSet {
+        &self.sets[id as usize]
+    }
+
+    pub(crate) fn id(&mut self, set: PortSet) -> u32 {
+        let next = self.sets.len() as u32;
+        *self.ids.entry(set).or_insert_with_key(|set| {
+            self.sets.push(set.clone());
+            next
+        })
+    }
+
+    pub(crate) fn union(&mut self, a: u32, b: u32) -> u32 {
+        if a == b {
+            return a;
+        }
+        let key = (a.min(b), a.max(b));
+        if let Some(known) = self.unions.get(&key) {
+            return *known;
+        }
+        let id = self.id(self.sets[a as usize].union(&self.sets[b as usize]));
+        self.unions.insert(key, id);
+        id
+    }
+}
+
+/// A port by name, as a rule asks for it.
+pub(crate) type PortName = (Protocol, Name);
+
+/// A rule, with its peers as numbered terms.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) action: Action,
+    /// The kinds of peer that it matches whole.
+    pub(crate) kinds: [bool; 6],
+    /// Other terms, any of which matches.
+    pub(crate) terms: Vec<u32>,
+    pub(crate) fixed: u32,
+    pub(crate) names: Arc<[PortName]>,
+}
+
+impl Prepared {
+    /// Prepares a rule; `term` gives each peer that is not a whole kind its number.
+    pub(crate) fn new(rule: &Rule, sets: &mut Sets, mut term: impl FnMut(&Peer) -> u32) -> Self {
+        let (mut kinds, mut terms) = ([false; 6], Vec::new());
+        match &rule.peers {
+            Peers::All => kinds = [true; 6],
+            Peers::Listed(peers) => {
+                for peer in peers {
+                    match whole_kinds(peer) {
+                        [] => terms.push(term(peer)),
+                        whole => whole.iter().for_each(|kind| kinds[*kind as usize] = true),
+                    }
+                }
+            }
+        }
+        let (mut fixed, mut names) = (PortSet::none(), Vec::new());
+        match &rule.ports {
+            Ports::All => fixed = PortSet::all(),
+            Ports::Listed(ports) => {
+                for port in ports {
+                    match port {
+                        PortMatch::Range(protocol, range) => fixed = fixed.union(&PortSet::of(*protocol, *range)),
+                        PortMatch::Named(protocol, name) => names.push((*protocol, name.clone())),
+                    }
+                }
+            }
+        }
+        Prepared {
+            action: rule.action,
+            kinds,
+            terms,
+            fixed: sets.id(fixed),
+            names: names.into(),
+        }
+    }
+}
+
+/// The kinds that a peer matches whole: "all pods", or a whole address family.
+fn whole_kinds(peer: &Peer) -> &'static [Kind] {
+    match peer {
+        Peer::Pods(s) if s.pods.is_everything() && s.namespaces == NamespaceScope::everywhere() => {
+            &[Kind::PodV4, Kind::PodV6, Kind::PodWithoutAddress]
+        }
+        Peer::Block(b) if b.cidr.prefix_len() == 0 && b.except.is_empty() => match b.cidr {
+            ipnet::IpNet::V4(_) => &[Kind::PodV4, Kind::OutsideV4],
+            ipnet::IpNet::V6(_) => &[Kind::PodV6, Kind::OutsideV6],
+        },
+        _ => &[],
+    }
+}
+
+/// What names of ports stand for on a pod, each as the number of a port set; sorted, each name once.
+pub(crate) type Resolved = Arc<[(PortName, u32)]>;
+
+/// Resolves the names that are wanted, or all that the pod declares.
+pub(crate) fn resolve(pod: &Pod, wanted: impl Fn(&PortName) -> bool, sets: &mut Sets) -> Resolved {
+    let mut out: Vec<(PortName, u32)> = Vec::new();
+    for port in &pod.ports {
+        let Some(name) = &port.name else { continue };
+        let key = (port.protocol, name.clone());
+        if wanted(&key) && !out.iter().any(|(k, _)| *k == key) {
+            let ports = sets.id(pod.named_port(port.protocol, name));
+            out.push((key, ports));
+        }
+    }
+    out.sort_unstable();
+    out.into()
+}
