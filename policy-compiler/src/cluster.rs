@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::labels::{Labels, NAMESPACE_NAME_LABEL, Name};
+use crate::labels::{Labels, NAMESPACE_NAME_LABEL, Name, Selector};
 use crate::policy::{Policy, PolicyName, Tier};
 use crate::ports::{PortSet, Protocol, Traffic};
 
@@ -118,7 +118,74 @@ pub struct Node {
     pub pod_cidrs: Vec<ipnet::IpNet>,
 }
 
-/// Everything that policy depends on, at one moment.
+/// The name of a Service: `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// `metadata.namespace`.
+    pub namespace: Name,
+    /// `metadata.name`.
+    pub name: Name,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How a Service is reached (`spec.type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceKind {
+    /// Through its cluster addresses; headless when it has none.
+    ClusterIp,
+    /// Through a port of every node as well.
+    NodePort,
+    /// Through a load balancer as well.
+    LoadBalancer,
+    /// An alias in DNS, without backends.
+    ExternalName,
+}
+
+/// The port of the backends of a Service (`ports[].targetPort`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By name, resolved on each backend pod.
+    Named(Name),
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// Its name, when it has one.
+    pub name: Option<Name>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the cluster addresses.
+    pub port: u16,
+    /// The port on the backends.
+    pub target: TargetPort,
+    /// The port on every node, when one is given.
+    pub node_port: Option<u16>,
+}
+
+/// A Service. Policy never depends on it: it sees the backend that was chosen, never the Service's own address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// `spec.clusterIPs`; empty for a headless Service and until they are assigned.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Which pods of its namespace are its backends; none when its endpoints are kept by hand.
+    pub selector: Option<Selector>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// Everything that policy depends on, at one moment, and the Services beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// Namespaces by name.
@@ -129,6 +196,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<Name, Arc<Node>>,
     /// Policies in their order of evaluation.
     pub policies: BTreeMap<(Tier, PolicyName), Arc<Policy>>,
+    /// Services by name; policy does not depend on them.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
 }
 
 impl Cluster {
@@ -151,6 +220,11 @@ impl Cluster {
     pub fn add_policy(&mut self, policy: Policy) {
         self.policies
             .insert((policy.tier, policy.name.clone()), Arc::new(policy));
+    }
+
+    /// Adds or replaces a Service.
+    pub fn add_service(&mut self, service: Service) {
+        self.services.insert(service.name.clone(), Arc::new(service));
     }
 
     /// The labels of a namespace; of one that is not known, just its name label.

@@ -25,6 +25,11 @@ impl Labels {
         self.0.iter().map(|(k, v)| (k, v))
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// These labels with one more; it replaces a value of the same key.
     #[must_use]
     pub fn with(&self, key: &str, value: &str) -> Labels {

@@ -6,6 +6,7 @@ pub mod cells;
 pub mod changes;
 pub mod cluster;
 pub mod compile;
+pub mod convert;
 pub mod diagnostics;
 pub mod evaluate;
 mod half;
