@@ -1,1 +1,3 @@
 //! Palisade.
+
+pub mod manifests;

@@ -1,0 +1,307 @@
+//! From manifests to the compiler's [`Cluster`].
+//!
+//! Paths go in; a cluster comes out, or every error of every file. The steps: `files` finds the files, `yaml` makes
+//! trees of their text, `kinds` sorts the objects, `decode` makes them typed, `policy_compiler::convert` validates and
+//! converts them, and `workloads` derives the pods that no Pod object stands for.
+
+mod decode;
+mod files;
+mod kinds;
+mod problem;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod workloads;
+mod yaml;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::{apps, batch, core};
+use policy_compiler::cluster::{Cluster, PodName};
+use policy_compiler::convert::{self, DEFAULT_NAMESPACE, FieldError, FieldPath, WorkloadObject};
+use serde::de::DeserializeOwned;
+
+use kinds::{Class, Kind};
+
+pub use decode::{DecodeError, decode};
+pub use files::{MAX_FILE_SIZE, STDIN};
+pub use problem::{LoadErrors, ObjectName, Problem, Source};
+pub use yaml::{Documents, Entry, MAX_ALIASED, MAX_DEPTH, Node, Position, SyntaxError, Value, documents};
+
+/// What the manifests hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The cluster, with the pods that were derived from workloads.
+    pub cluster: Cluster,
+    /// How many objects of kinds without meaning here were passed over, by kind (`ConfigMap`,
+    /// `NetworkPolicy.projectcalico.org`).
+    pub skipped: BTreeMap<String, usize>,
+    /// What was accepted and yet is hardly meant, sorted by file and place.
+    pub warnings: Vec<Problem>,
+    /// Where each object stands.
+    pub sources: BTreeMap<ObjectName, Source>,
+    /// The pods that were derived from a workload, because no Pod object stands for it.
+    pub derived: BTreeSet<PodName>,
+}
+
+/// Loads manifests. A path is a file, a folder (its `*.yaml`, `*.yml` and `*.json` files in all its depth, without
+/// hidden ones), or `-` for standard input. A file that is reached twice is read once.
+///
+/// # Errors
+/// Everything that is wrong with any of them: files that cannot be read, malformed YAML, unknown fields, values that
+/// the API server would refuse, objects given twice.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
+    let found = files::find(paths);
+    let mut loader = Loader::default();
+    for (file, message) in found.errors {
+        loader.errors.push(whole_file(file, message));
+    }
+    for folder in found.empty {
+        let message = "no manifest is in this folder: they are named *.yaml, *.yml or *.json";
+        loader.loaded.warnings.push(whole_file(folder, message.to_owned()));
+    }
+    for file in found.files {
+        match file.read() {
+            Ok(text) => loader.add(&file.name(), &text),
+            Err(message) => loader.errors.push(whole_file(file.name(), message)),
+        }
+    }
+    loader.finish()
+}
+
+/// Loads the manifests of one text, as [`load`] does those of a file of that name.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(file_name: &str, text: &str) -> Result<Loaded, LoadErrors> {
+    let mut loader = Loader::default();
+    loader.add(file_name, text);
+    loader.finish()
+}
+
+#[derive(Default)]
+struct Loader {
+    loaded: Loaded,
+    workloads: Vec<WorkloadObject>,
+    errors: Vec<Problem>,
+}
+
+/// An object on its way: where it is, and what it calls itself.
+struct Object<'a> {
+    file: &'a Arc<str>,
+    node: &'a Node,
+    name: ObjectName,
+}
+
+impl Loader {
+    fn add(&mut self, file_name: &str, text: &str) {
+        let file: Arc<str> = file_name.into();
+        let parsed = yaml::documents(text);
+        for error in parsed.errors {
+            self.errors.push(at(&file, error.position, None, None, error.message));
+        }
+        for document in &parsed.documents {
+            self.document(&file, document, None);
+        }
+    }
+
+    fn finish(mut self) -> Result<Loaded, LoadErrors> {
+        if let Some(errors) = LoadErrors::new(self.errors) {
+            return Err(errors);
+        }
+        self.loaded.warnings.sort();
+        self.loaded.derived = workloads::derive(&mut self.loaded.cluster, self.workloads);
+        Ok(self.loaded)
+    }
+
+    /// Reads a document, or an item of a list of the given kind.
+    fn document(&mut self, file: &Arc<str>, node: &Node, list: Option<Kind>) {
+        let mut fail = |position, message: &str| {
+            self.errors.push(at(file, position, None, None, message.to_owned()));
+        };
+        let Value::Map(_) = node.value else {
+            return fail(
+                node.position,
+                "not a manifest: write a mapping with apiVersion and kind",
+            );
+        };
+        let inherited = list.map(|k| (k.api_version(), k.name()));
+        let field = |name: &str| node.get(name).and_then(Node::as_str).filter(|text| !text.is_empty());
+        let api_version = field("apiVersion").or(inherited.map(|(version, _)| version));
+        let kind = field("kind").or(inherited.map(|(_, kind)| kind));
+        let (api_version, kind) = match (api_version, kind) {
+            (Some(api_version), Some(kind)) => (api_version, kind),
+            (None, None) if is_kustomization(file) => ("", "Kustomization"),
+            (None, None) => return fail(node.position, "not a manifest: apiVersion and kind are missing"),
+            (None, _) => return fail(node.position, "not a manifest: apiVersion is missing"),
+            (_, None) => return fail(node.position, "not a manifest: kind is missing"),
+        };
+        match kinds::classify(api_version, kind) {
+            Class::Known(kind) => self.object(file, node, kind),
+            Class::List(kind) => match node.get("items").map(|items| (&items.value, items.position)) {
+                Some((Value::List(items), _)) => {
+                    for item in items {
+                        self.document(file, item, kind);
+                    }
+                }
+                None | Some((Value::Null, _)) => {}
+                Some((_, position)) => fail(position, "items is no list: write a list of objects"),
+            },
+            Class::Other(kind) => *self.loaded.skipped.entry(kind).or_default() += 1,
+            Class::Wrong(message) => {
+                let position = node
+                    .entries()
+                    .iter()
+                    .find(|e| e.key == "apiVersion")
+                    .map(|e| e.position);
+                fail(position.unwrap_or(node.position), &message);
+            }
+        }
+    }
+
+    fn object(&mut self, file: &Arc<str>, node: &Node, kind: Kind) {
+        let metadata = |field: &str| node.get("metadata").and_then(|m| m.get(field)).and_then(Node::as_str);
+        let namespace = kind
+            .is_namespaced()
+            .then(|| metadata("namespace").unwrap_or(DEFAULT_NAMESPACE).into());
+        let name = ObjectName {
+            kind: kind.name().into(),
+            namespace,
+            name: metadata("name").unwrap_or_default().into(),
+        };
+        let object = &Object { file, node, name };
+        match kind {
+            Kind::Namespace => {
+                let value = self.read(object, convert::namespace);
+                value.into_iter().for_each(|v| self.loaded.cluster.add_namespace(v));
+            }
+            Kind::Node => {
+                let value = self.read(object, convert::node);
+                value.into_iter().for_each(|v| self.loaded.cluster.add_node(v));
+            }
+            Kind::Pod => {
+                let value = self.read(object, convert::pod);
+                value.into_iter().for_each(|v| self.loaded.cluster.add_pod(v));
+            }
+            Kind::Service => {
+                let value = self.read(object, convert::service);
+                value.into_iter().for_each(|v| self.loaded.cluster.add_service(v));
+            }
+            Kind::NetworkPolicy => {
+                if let Some((policy, warnings)) = self.read(object, convert::network_policy) {
+                    self.loaded.cluster.add_policy(policy);
+                    let warnings = warnings.into_iter().map(|w| object.problem(w));
+                    self.loaded.warnings.extend(warnings);
+                }
+            }
+            Kind::Deployment => self.workload::<apps::v1::Deployment>(object, convert::deployment),
+            Kind::StatefulSet => self.workload::<apps::v1::StatefulSet>(object, convert::stateful_set),
+            Kind::DaemonSet => self.workload::<apps::v1::DaemonSet>(object, convert::daemon_set),
+            Kind::ReplicaSet => self.workload::<apps::v1::ReplicaSet>(object, convert::replica_set),
+            Kind::ReplicationController => {
+                self.workload::<core::v1::ReplicationController>(object, convert::replication_controller);
+            }
+            Kind::Job => self.workload::<batch::v1::Job>(object, convert::job),
+            Kind::CronJob => self.workload::<batch::v1::CronJob>(object, convert::cron_job),
+        }
+    }
+
+    fn workload<K: DeserializeOwned>(
+        &mut self,
+        object: &Object<'_>,
+        convert: fn(&K) -> Result<WorkloadObject, Vec<FieldError>>,
+    ) {
+        let value = self.read(object, convert);
+        self.workloads.extend(value);
+    }
+
+    /// Decodes and converts an object; what is wrong with it is reported, and it is then left out.
+    fn read<K: DeserializeOwned, T>(
+        &mut self,
+        object: &Object<'_>,
+        convert: fn(&K) -> Result<T, Vec<FieldError>>,
+    ) -> Option<T> {
+        self.register(object);
+        let decoded: K = match decode(object.node) {
+            Ok(decoded) => decoded,
+            Err(errors) => {
+                let name = Some(&object.name);
+                let errors = errors
+                    .into_iter()
+                    .map(|e| at(object.file, e.position, name, Some(e.path), e.message));
+                self.errors.extend(errors);
+                return None;
+            }
+        };
+        match convert(&decoded) {
+            Ok(value) => Some(value),
+            Err(errors) => {
+                self.errors.extend(errors.into_iter().map(|e| object.problem(e)));
+                None
+            }
+        }
+    }
+
+    /// Notes where an object stands, and reports one that is given twice.
+    fn register(&mut self, object: &Object<'_>) {
+        if object.name.name.is_empty() {
+            return;
+        }
+        let source = Source {
+            file: object.file.clone(),
+            position: Some(object.node.position),
+        };
+        if let Some(first) = self.loaded.sources.get(&object.name) {
+            let message = format!("this object is already there in {first}: keep one of the two");
+            self.errors
+                .push(at(object.file, object.node.position, Some(&object.name), None, message));
+            return;
+        }
+        self.loaded.sources.insert(object.name.clone(), source);
+    }
+}
+
+impl Object<'_> {
+    fn problem(&self, error: FieldError) -> Problem {
+        let position = self.node.locate(&error.path);
+        at(self.file, position, Some(&self.name), Some(error.path), error.message)
+    }
+}
+
+fn at(
+    file: &Arc<str>,
+    position: Position,
+    object: Option<&ObjectName>,
+    path: Option<FieldPath>,
+    message: String,
+) -> Problem {
+    Problem {
+        source: Source {
+            file: file.clone(),
+            position: Some(position),
+        },
+        object: object.cloned(),
+        path,
+        message,
+    }
+}
+
+fn whole_file(file: String, message: String) -> Problem {
+    Problem {
+        source: Source {
+            file: file.into(),
+            position: None,
+        },
+        object: None,
+        path: None,
+        message,
+    }
+}
+
+/// The one kind of file that may leave out its kind.
+fn is_kustomization(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    matches!(name, "kustomization.yaml" | "kustomization.yml" | "Kustomization")
+}

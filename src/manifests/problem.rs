@@ -1,0 +1,112 @@
+//! What is wrong with manifests, and where: one line each.
+
+use std::fmt;
+use std::sync::Arc;
+
+use policy_compiler::convert::FieldPath;
+use policy_compiler::labels::Name;
+
+use super::yaml::Position;
+
+/// The kind and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// The kind as manifests write it: `NetworkPolicy`.
+    pub kind: Name,
+    /// Its namespace; none for a cluster-wide object.
+    pub namespace: Option<Name>,
+    /// Its name; empty when it has none.
+    pub name: Name,
+}
+
+impl fmt::Display for ObjectName {
+    /// `NetworkPolicy shop/deny-all`, `Node worker-1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        match (&self.namespace, &*self.name) {
+            (_, "") => Ok(()),
+            (Some(namespace), name) => write!(f, " {namespace}/{name}"),
+            (None, name) => write!(f, " {name}"),
+        }
+    }
+}
+
+/// A place in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The file as it was named or found; `<stdin>` for standard input.
+    pub file: Arc<str>,
+    /// The place in it; none when the file as a whole is meant.
+    pub position: Option<Position>,
+}
+
+impl fmt::Display for Source {
+    /// `shop/policies.yaml:12:5`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        match self.position {
+            Some(at) => write!(f, ":{}:{}", at.line, at.column),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An error in a manifest, or a warning.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where.
+    pub source: Source,
+    /// The object, as far as it is known.
+    pub object: Option<ObjectName>,
+    /// The field; none when the object, or the file, as a whole is meant.
+    pub path: Option<FieldPath>,
+    /// What is wrong and what to write instead, in a lower-case sentence without a full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    /// `file:line:column: Kind namespace/name: field.path: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.source)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if let Some(path) = self.path.as_ref().filter(|p| !p.segments().is_empty()) {
+            write!(f, "{path}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong with the manifests of one run, sorted by file and place; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadErrors(Vec<Problem>);
+
+impl LoadErrors {
+    /// The errors, sorted; none when there are none.
+    pub(super) fn new(mut errors: Vec<Problem>) -> Option<Self> {
+        errors.sort();
+        errors.dedup();
+        (!errors.is_empty()).then_some(LoadErrors(errors))
+    }
+
+    /// The errors, sorted by file and place.
+    pub fn errors(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for LoadErrors {
+    /// A line for each, and their number at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for error in &self.0 {
+            writeln!(f, "{error}")?;
+        }
+        match self.0.len() {
+            1 => f.write_str("1 error"),
+            n => write!(f, "{n} errors"),
+        }
+    }
+}
+
+impl std::error::Error for LoadErrors {}
