@@ -62,8 +62,8 @@ pub(super) enum Class {
     List(Option<Kind>),
     /// Pass it over, and count it under this name.
     Other(String),
-    /// Refuse it, with this reason.
-    Wrong(String),
+    /// Refuse it, because of this field, with this reason.
+    Wrong(&'static str, String),
 }
 
 /// Sorts an object by its `apiVersion` and `kind`.
@@ -87,9 +87,10 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     // A mistyped policy that is silently passed over would be worse than an error.
     let siblings = KNOWN.iter().filter(|(_, _, version)| group_of(version) == group);
     match nearest(kind, siblings.map(|(_, name, _)| *name)) {
-        Some(near) => Class::Wrong(format!(
-            "\"{kind}\" is not a kind of {api_version}: did you mean {near}?"
-        )),
+        Some(near) => Class::Wrong(
+            "kind",
+            format!("\"{kind}\" is not a kind of {api_version}: did you mean {near}?"),
+        ),
         None => Class::Other(kind.to_owned()),
     }
 }
@@ -109,9 +110,10 @@ fn judge(kind: Kind, api_version: &str) -> Result<Kind, Class> {
     if api_version == *right {
         Ok(kind)
     } else if group == group_of(right) || !group.contains('.') {
-        Err(Class::Wrong(format!(
-            "{name} is not read from {api_version}: write apiVersion: {right}"
-        )))
+        Err(Class::Wrong(
+            "apiVersion",
+            format!("{name} is not read from {api_version}: write apiVersion: {right}"),
+        ))
     } else {
         Err(Class::Other(format!("{name}.{group}")))
     }
@@ -165,13 +167,17 @@ mod tests {
             "extensions/v1beta1",
             "NetworkPolicy",
             Class::Wrong(
+                "apiVersion",
                 "NetworkPolicy is not read from extensions/v1beta1: write apiVersion: networking.k8s.io/v1".into(),
             ),
         );
         check(
             "v1",
             "NetworkPolicy",
-            Class::Wrong("NetworkPolicy is not read from v1: write apiVersion: networking.k8s.io/v1".into()),
+            Class::Wrong(
+                "apiVersion",
+                "NetworkPolicy is not read from v1: write apiVersion: networking.k8s.io/v1".into(),
+            ),
         );
         check(
             "batch.volcano.sh/v1alpha1",
@@ -181,7 +187,10 @@ mod tests {
         check(
             "networking.k8s.io/v1",
             "networkpolicy",
-            Class::Wrong("\"networkpolicy\" is not a kind of networking.k8s.io/v1: did you mean NetworkPolicy?".into()),
+            Class::Wrong(
+                "kind",
+                "\"networkpolicy\" is not a kind of networking.k8s.io/v1: did you mean NetworkPolicy?".into(),
+            ),
         );
     }
 }

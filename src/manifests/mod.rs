@@ -134,9 +134,9 @@ impl Loader {
         let (api_version, kind) = match (api_version, kind) {
             (Some(api_version), Some(kind)) => (api_version, kind),
             (None, None) if is_kustomization(file) => ("", "Kustomization"),
-            (None, None) => return fail(node.position, "not a manifest: apiVersion and kind are missing"),
-            (None, _) => return fail(node.position, "not a manifest: apiVersion is missing"),
-            (_, None) => return fail(node.position, "not a manifest: kind is missing"),
+            (None, None) => return fail(node.position, "not a manifest: write apiVersion and kind, both strings"),
+            (None, _) => return fail(node.position, "not a manifest: write apiVersion, a string"),
+            (_, None) => return fail(node.position, "not a manifest: write kind, a string"),
         };
         match kinds::classify(api_version, kind) {
             Class::Known(kind) => self.object(file, node, kind),
@@ -150,12 +150,8 @@ impl Loader {
                 Some((_, position)) => fail(position, "items is no list: write a list of objects"),
             },
             Class::Other(kind) => *self.loaded.skipped.entry(kind).or_default() += 1,
-            Class::Wrong(message) => {
-                let position = node
-                    .entries()
-                    .iter()
-                    .find(|e| e.key == "apiVersion")
-                    .map(|e| e.position);
+            Class::Wrong(field, message) => {
+                let position = node.entries().iter().find(|e| e.key == field).map(|e| e.position);
                 fail(position.unwrap_or(node.position), &message);
             }
         }

@@ -1,1 +1,614 @@
+//! Text in; the error output, or what was loaded, out.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use policy_compiler::cluster::Pod;
+
+use super::*;
+
+fn policy(spec: &str) -> String {
+    format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: ns}}\n{spec}")
+}
+
+/// The error output of a text, without the count at its end.
+#[track_caller]
+fn check_errors(text: &str, expected: &[&str]) {
+    let errors = match parse("f.yaml", text) {
+        Ok(loaded) => panic!("loaded: {loaded:#?}"),
+        Err(errors) => errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>(),
+    };
+    assert_eq!(errors, expected);
+}
+
+#[track_caller]
+fn loaded(text: &str) -> Loaded {
+    parse("f.yaml", text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The pods as `name workload node labels`, derived ones with a star.
+#[track_caller]
+fn check_pods(text: &str, expected: &[&str]) {
+    let loaded = loaded(text);
+    let line = |pod: &Pod| {
+        let star = if loaded.derived.contains(&pod.name) { "*" } else { "" };
+        let workload = pod
+            .workload
+            .as_ref()
+            .map_or("-".to_owned(), |w| format!("{}/{}", w.kind, w.name));
+        let node = pod.node.as_deref().unwrap_or("-");
+        format!("{}{star} {workload} {node} {}", pod.name, pod.labels)
+    };
+    let pods: Vec<String> = loaded.cluster.pods.values().map(|p| line(p)).collect();
+    assert_eq!(pods, expected);
+}
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/manifests/testdata")
+        .join(path)
+}
+
+#[test]
+fn one_run_reports_every_error_of_a_folder() {
+    let folder = here("broken");
+    let errors = load(std::slice::from_ref(&folder)).expect_err("every file of it is broken");
+    let text = errors.to_string().replace(&format!("{}/", folder.display()), "");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn nulls_mean_what_they_mean_to_the_api() {
+    for spec in [
+        "",
+        "spec:\n",
+        "spec: {podSelector: null, ingress: null, policyTypes: null}\n",
+    ] {
+        let loaded = loaded(&policy(spec));
+        let policy = loaded.cluster.policies.values().next().expect("one policy");
+        assert_eq!(
+            (policy.ingress.as_deref(), policy.egress.as_deref()),
+            (Some(&[][..]), None),
+            "{spec}"
+        );
+        assert!(policy.subject.pods.is_everything());
+    }
+    let nothing = "found nothing";
+    check_errors(
+        &policy("spec: {ingress: [null]}"),
+        &[&format!(
+            "f.yaml:4:18: NetworkPolicy ns/p: spec.ingress[0]: expected a mapping, {nothing}"
+        )],
+    );
+    check_errors(
+        &policy("spec:\n  podSelector:\n    matchLabels:\n      app:\n"),
+        &[&format!(
+            "f.yaml:7:7: NetworkPolicy ns/p: spec.podSelector.matchLabels[app]: expected a string, {nothing}: write \
+             \"\" if it is to be empty"
+        )],
+    );
+}
+
+#[test]
+fn plain_scalars_are_no_strings_when_kubernetes_says_so() {
+    for (written, what) in [
+        ("yes", "boolean"),
+        ("on", "boolean"),
+        ("1", "number"),
+        ("1.5", "number"),
+        ("0x1F", "number"),
+    ] {
+        check_errors(
+            &policy(&format!("spec: {{podSelector: {{matchLabels: {{app: {written}}}}}}}")),
+            &[&format!(
+                "f.yaml:4:41: NetworkPolicy ns/p: spec.podSelector.matchLabels[app]: expected a string, found the \
+                 {what} {written}: write it in quotes, \"{written}\""
+            )],
+        );
+    }
+    for written in ["'yes'", "\"1\"", "!!str 1", "v1", "2001-01-01", "1.2.3", "yEs"] {
+        loaded(&policy(&format!(
+            "spec: {{podSelector: {{matchLabels: {{app: {written}}}}}}}"
+        )));
+    }
+}
+
+#[test]
+fn numbers_are_whole_where_they_must_be() {
+    let port = |port: &str| policy(&format!("spec: {{ingress: [{{ports: [{{port: {port}}}]}}]}}"));
+    let path = "f.yaml:4:34: NetworkPolicy ns/p: spec.ingress[0].ports[0].port";
+    loaded(&port("80"));
+    loaded(&port("8_0"));
+    loaded(&port("80.0"));
+    check_errors(
+        &port("80.5"),
+        &[&format!(
+            "{path}: invalid type: floating point `80.5`, expected IntOrString"
+        )],
+    );
+    check_errors(
+        &port("99999999999"),
+        &[&format!(
+            "{path}: invalid value: integer `99999999999`, expected a 32-bit integer"
+        )],
+    );
+    check_errors(
+        &port("[80]"),
+        &[&format!("{path}: invalid type: sequence, expected IntOrString")],
+    );
+}
+
+#[test]
+fn anchors_aliases_and_merge_keys_work_as_in_kubectl() {
+    let text = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p}
+spec:
+  podSelector: {matchLabels: &web {app: web, tier: front}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {<<: *web, tier: back}}
+    - podSelector: {matchLabels: {<<: [{a: '1'}, {a: '2', b: '2'}]}}
+    - podSelector: {matchLabels: *web}
+";
+    let loaded = loaded(text);
+    let policy = loaded.cluster.policies.values().next().expect("one policy");
+    let rule = &policy.ingress.as_deref().expect("ingress")[0];
+    let policy_compiler::policy::Peers::Listed(peers) = &rule.peers else {
+        panic!("{rule:?}");
+    };
+    let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    let expected = ["app=web,tier=back", "a=1,b=2", "app=web,tier=front"];
+    assert_eq!(peers, expected.map(|s| format!("pods {s} in namespace default")));
+}
+
+#[test]
+fn yaml_that_means_two_things_is_refused() {
+    check_errors(
+        "a: 1\nb: 2\na: 3\nkind: X\napiVersion: x/v1\n",
+        &["f.yaml:3:1: \"a\" is already there in line 1: write it once"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\n1: a\n'1': b\n",
+        &["f.yaml:4:1: \"1\" is already there in line 3: write it once"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\na: &a {x: 1}\nb:\n  x: 2\n  <<: *a\n",
+        &["f.yaml:5:3: \"x\" stands before the << that also gives it: write << first"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\n<<: 1\n",
+        &["f.yaml:3:1: << merges a mapping or a list of mappings: write an alias of one"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\n[a]: 1\n",
+        &["f.yaml:3:1: a list or a mapping cannot be a key: write a string"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\n~: 1\n",
+        &["f.yaml:3:1: the key is empty: write a key, in quotes if it is to be the word null"],
+    );
+    check_errors(
+        "kind: X\napiVersion: x/v1\na: &a [*a]\n",
+        &["f.yaml:3:8: the alias stands within its own anchor, or in another document: write the value out"],
+    );
+}
+
+#[test]
+fn bombs_are_refused_early() {
+    let mut bomb = "kind: X\napiVersion: x/v1\na0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+    for level in 1..12 {
+        let below = format!("*a{}", level - 1);
+        bomb += &format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", "));
+    }
+    let errors = parse("f.yaml", &bomb).expect_err("a bomb").to_string();
+    assert!(
+        errors.contains("the aliases of this document repeat more than 1000000 values"),
+        "{errors}"
+    );
+    let deep = format!("kind: X\napiVersion: x/v1\na: {}", "- ".repeat(200));
+    let errors = parse("f.yaml", &deep.replace("a: ", "a:\n "))
+        .expect_err("too deep")
+        .to_string();
+    assert!(errors.contains("nested more than 128 levels deep"), "{errors}");
+    let errors = parse("f.yaml", &"[".repeat(100_000)).expect_err("too deep").to_string();
+    assert!(errors.contains("1 error"), "{errors}");
+}
+
+#[test]
+fn json_is_read_as_json() {
+    let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Pod\",\n\t\"metadata\":{\"name\":\"p\",\"namespace\":\"ns\",\n\t\t\
+                \"annotations\": {\"a\": \"\\ud83d\\ude00 \\/ \\\" \\t\"}, \"labels\":{\"a\":\"b\"}},\n\t\"status\": {\"podIP\": \"x\"}\n}\n";
+    check_errors(
+        text,
+        &["f.yaml:6:22: Pod ns/p: status.podIP: \"x\" is not an IP address: write one such as 10.9.8.7 or 2001:db8::7"],
+    );
+}
+
+#[test]
+fn lists_give_their_items_their_kind() {
+    let loaded = loaded(
+        "{apiVersion: v1, kind: PodList, metadata: {}, items: [{metadata: {name: a}}, {metadata: {name: b}}]}\n---\n\
+         {apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: ns}}, \
+         {apiVersion: v1, kind: Secret}, {apiVersion: v1, kind: List, items: null}]}\n---\n\
+         {apiVersion: v1, kind: NodeList}\n---\n{apiVersion: v1, kind: SecretList, items: []}\n",
+    );
+    let pods: Vec<String> = loaded.cluster.pods.keys().map(ToString::to_string).collect();
+    assert_eq!(pods, ["default/a", "default/b"]);
+    assert_eq!(loaded.cluster.namespaces.len(), 1);
+    let skipped: Vec<(&str, usize)> = loaded.skipped.iter().map(|(k, n)| (k.as_str(), *n)).collect();
+    assert_eq!(skipped, [("Secret", 1), ("SecretList", 1)]);
+    check_errors(
+        "{apiVersion: v1, kind: PodList, items: {}}",
+        &["f.yaml:1:40: items is no list: write a list of objects"],
+    );
+    check_errors(
+        "{apiVersion: v1, kind: List, items: [{}]}",
+        &["f.yaml:1:38: not a manifest: write apiVersion and kind, both strings"],
+    );
+}
+
+#[test]
+fn empty_documents_and_other_kinds_are_passed_over() {
+    let text = "---\n# nothing\n---\n---\napiVersion: palisade.dev/v1alpha1\nkind: ConnectivityTest\n---\n\
+                apiVersion: crd.projectcalico.org/v1\nkind: NetworkPolicy\n---\napiVersion: v1\nkind: ConfigMap\n---\n\
+                apiVersion: v1\nkind: ConfigMap\n...\n";
+    let loaded = loaded(text);
+    let skipped: Vec<String> = loaded.skipped.iter().map(|(k, n)| format!("{k} {n}")).collect();
+    assert_eq!(
+        skipped,
+        [
+            "ConfigMap 2",
+            "ConnectivityTest 1",
+            "NetworkPolicy.crd.projectcalico.org 1"
+        ]
+    );
+    assert_eq!(loaded.cluster, Cluster::default());
+    assert_eq!(parse("empty.yaml", "").map(|l| l.skipped.len()), Ok(0));
+    let kustomization = parse("a/kustomization.yaml", "resources: [a.yaml]").expect("a kind of its own");
+    assert_eq!(kustomization.skipped.get("Kustomization"), Some(&1));
+}
+
+#[test]
+fn real_manifests_load_with_all_their_fields() {
+    let text = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, creationTimestamp: null, annotations: {a: b}}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}}
+  template:
+    metadata: {labels: {app: web}, creationTimestamp: null}
+    spec:
+      containers:
+      - name: web
+        image: nginx
+        command: [a, b]
+        env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]
+        resources: {requests: {cpu: 1, memory: 64Mi}, limits: {cpu: 0.5}}
+        livenessProbe: {httpGet: {path: /, port: http}, periodSeconds: 3}
+        readinessProbe: {tcpSocket: {port: 80}}
+        ports: [{name: http, containerPort: 80}]
+        volumeMounts: [{name: v, mountPath: /v}]
+        securityContext: {capabilities: {drop: [ALL]}, runAsNonRoot: true}
+      volumes: [{name: v, emptyDir: {sizeLimit: 1Gi}}]
+      tolerations: [{operator: Exists}]
+status: {}
+";
+    assert_eq!(loaded(text).derived.len(), 2);
+}
+
+#[test]
+fn warnings_name_their_place() {
+    let text = policy("spec:\n  policyTypes: [Ingress]\n  egress:\n  - {}\n");
+    let warnings: Vec<String> = loaded(&text).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "f.yaml:6:3: NetworkPolicy ns/p: spec.egress: these rules have no effect: add Egress to spec.policyTypes, or remove them",
+        ]
+    );
+}
+
+#[test]
+fn sources_name_the_place_of_every_object() {
+    let loaded = loaded(
+        "# first\napiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n",
+    );
+    let sources: Vec<String> = loaded
+        .sources
+        .iter()
+        .map(|(name, source)| format!("{name} {source}"))
+        .collect();
+    assert_eq!(sources, ["Namespace a f.yaml:2:1", "Pod default/p f.yaml:6:1"]);
+}
+
+fn workload(kind: &str, rest: &str) -> String {
+    let version = if kind.ends_with("Job") { "batch/v1" } else { "apps/v1" };
+    let selector = if kind.ends_with("Job") {
+        ""
+    } else {
+        "selector: {matchLabels: {app: w}}, "
+    };
+    format!(
+        "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: w}}\nspec: {{{selector}{rest}template: {{metadata: {{labels: {{app: w}}}}}}}}\n"
+    )
+}
+
+#[test]
+fn workloads_without_pods_get_two_or_the_one_that_they_ask_for() {
+    for rest in ["", "replicas: 0, ", "replicas: 2, ", "replicas: 9, "] {
+        check_pods(
+            &workload("Deployment", rest),
+            &["default/w-0* deployment/w - app=w", "default/w-1* deployment/w - app=w"],
+        );
+    }
+    check_pods(
+        &workload("StatefulSet", "replicas: 1, "),
+        &["default/w-0* statefulset/w - app=w"],
+    );
+    check_pods(
+        &workload("Job", ""),
+        &["default/w-0* job/w - app=w", "default/w-1* job/w - app=w"],
+    );
+    check_pods(&workload("Job", "parallelism: 1, "), &["default/w-0* job/w - app=w"]);
+    check_pods(
+        &workload("DaemonSet", ""),
+        &["default/w-0* daemonset/w - app=w", "default/w-1* daemonset/w - app=w"],
+    );
+    check_pods(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: w}\nspec: {schedule: '* * * * *', jobTemplate: {spec: {parallelism: 1, template: {}}}}",
+        &["default/w-0* cronjob/w - "],
+    );
+    check_pods(
+        "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: w}\nspec: {replicas: 1, template: {metadata: {labels: {app: w}}}}",
+        &["default/w-0* replicationcontroller/w - app=w"],
+    );
+}
+
+#[test]
+fn workloads_of_one_name_get_pods_of_different_names() {
+    check_pods(
+        &(workload("Deployment", "") + &workload("StatefulSet", "replicas: 1, ")),
+        &[
+            "default/w-0* statefulset/w - app=w",
+            "default/w-1* deployment/w - app=w",
+            "default/w-2* deployment/w - app=w",
+        ],
+    );
+}
+
+#[test]
+fn a_daemon_set_gets_a_pod_on_each_node_that_it_selects() {
+    let node = |name: &str, labels: &str| {
+        format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {labels}}}\n")
+    };
+    let nodes = node("a", "{os: linux}") + &node("b", "{os: other}") + &node("c", "{os: linux}");
+    let daemon_set = workload("DaemonSet", "").replace(
+        "labels: {app: w}}}",
+        "labels: {app: w}}, spec: {containers: [], hostNetwork: true, nodeSelector: {os: linux}}}",
+    );
+    let text = nodes + &daemon_set;
+    check_pods(
+        &text,
+        &["default/w-0* daemonset/w a app=w", "default/w-1* daemonset/w c app=w"],
+    );
+    assert!(loaded(&text).cluster.pods.values().all(|p| p.host_network));
+}
+
+fn pod(name: &str, labels: &str, more: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {labels}{more}}}\n")
+}
+
+fn owned(kind: &str, name: &str) -> String {
+    format!(", ownerReferences: [{{apiVersion: v1, kind: {kind}, name: {name}, uid: u, controller: true}}]")
+}
+
+#[test]
+fn pods_that_stand_for_a_workload_are_not_derived_again() {
+    let deployment = workload("Deployment", "");
+    check_pods(
+        &(deployment.clone() + &pod("x", "{app: w}", "")),
+        &["default/x deployment/w - app=w"],
+    );
+    check_pods(
+        &(deployment.clone() + &pod("x", "{app: w, pod-template-hash: h}", &owned("ReplicaSet", "w-h"))),
+        &["default/x deployment/w - app=w,pod-template-hash=h"],
+    );
+    // Somebody else's pod, though the selector matches it.
+    check_pods(
+        &(deployment.clone() + &pod("x", "{app: w}", &owned("StatefulSet", "other"))),
+        &[
+            "default/w-0* deployment/w - app=w",
+            "default/w-1* deployment/w - app=w",
+            "default/x statefulset/other - app=w",
+        ],
+    );
+    // An evicted pod says nothing about those to come.
+    let evicted = pod("x", "{app: w}", "") + "status: {phase: Failed}\n";
+    check_pods(
+        &(deployment + &evicted),
+        &[
+            "default/w-0* deployment/w - app=w",
+            "default/w-1* deployment/w - app=w",
+            "default/x deployment/w - app=w",
+        ],
+    );
+    let completed = pod("x", "{}", &owned("Job", "w")) + "status: {phase: Succeeded}\n";
+    check_pods(&(workload("Job", "") + &completed), &["default/x job/w - "]);
+}
+
+#[test]
+fn what_a_workload_owns_is_derived_from_the_workload() {
+    let replica_set =
+        workload("ReplicaSet", "").replace("{name: w}", &format!("{{name: w-h{}}}", owned("Deployment", "w")));
+    let derived = ["default/w-0* deployment/w - app=w", "default/w-1* deployment/w - app=w"];
+    check_pods(&(workload("Deployment", "") + &replica_set), &derived);
+    check_pods(&replica_set, &derived);
+    // The ReplicaSet tells whose the pod is, without any label that would.
+    check_pods(
+        &(replica_set + &pod("x", "{}", &owned("ReplicaSet", "w-h"))),
+        &["default/x deployment/w - "],
+    );
+}
+
+#[test]
+fn a_job_is_a_cron_jobs_only_when_that_is_certain() {
+    let cron_job = "---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {name: w}\nspec: {schedule: '* * * * *', jobTemplate: {spec: {template: {}}}}\n";
+    let pod = pod("x", "{}", &owned("Job", "w-28000000"));
+    check_pods(&pod, &["default/x job/w-28000000 - "]);
+    check_pods(&(pod.clone() + cron_job), &["default/x cronjob/w - "]);
+    let job = workload("Job", "").replace("{name: w}", &format!("{{name: w-28000000{}}}", owned("CronJob", "w")));
+    check_pods(&(pod + &job), &["default/x cronjob/w - "]);
+}
+
+fn write(root: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+        fs::write(path, text).expect("written");
+    }
+}
+
+fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+}
+
+#[test]
+fn folders_are_read_in_all_their_depth_without_what_editors_leave() {
+    let root = tempfile::tempdir().expect("a folder");
+    let text = |name: &str| namespace(name);
+    let broken = "][";
+    write(
+        root.path(),
+        &[
+            ("a.yaml", &text("a")),
+            ("b/c.yml", &text("b")),
+            (
+                "b/d/e.json",
+                "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"c\"}}",
+            ),
+            (".hidden.yaml", broken),
+            (".git/x.yaml", broken),
+            ("a.yaml~", broken),
+            (".a.yaml.swp", broken),
+            ("#a.yaml#", broken),
+            ("README.md", broken),
+        ],
+    );
+    std::os::unix::fs::symlink("..", root.path().join("b/loop")).expect("linked");
+    std::os::unix::fs::symlink("nowhere", root.path().join("b/dangling")).expect("linked");
+    let paths = [
+        root.path().to_owned(),
+        root.path().join("a.yaml"),
+        root.path().join("b"),
+    ];
+    let loaded = load(&paths).unwrap_or_else(|e| panic!("{e}"));
+    let names: Vec<&str> = loaded.cluster.namespaces.keys().map(|n| &**n).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[test]
+fn the_folder_of_a_config_map_is_read() {
+    let root = tempfile::tempdir().expect("a folder");
+    write(root.path(), &[("..2026_01_01/a.yaml", &namespace("a"))]);
+    std::os::unix::fs::symlink("..2026_01_01", root.path().join("..data")).expect("linked");
+    std::os::unix::fs::symlink("..data/a.yaml", root.path().join("a.yaml")).expect("linked");
+    let loaded = load(&[root.path().to_owned()]).unwrap_or_else(|e| panic!("{e}"));
+    let source = loaded.sources.values().next().expect("one object");
+    assert_eq!(source.to_string(), format!("{}/a.yaml:1:1", root.path().display()));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_each_reported() {
+    let root = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| root.path().join(name);
+    fs::write(at("latin1.yaml"), b"apiVersion: v1\nkind: \xe9\n").expect("written");
+    std::os::unix::fs::symlink("nowhere", at("link.yaml")).expect("linked");
+    fs::create_dir(at("empty")).expect("created");
+    let errors = load(&[at(""), at("missing.yaml"), at("empty")])
+        .expect_err("two are broken")
+        .to_string();
+    let errors = errors.replace(&format!("{}/", root.path().display()), "");
+    assert_eq!(
+        errors,
+        "latin1.yaml: not UTF-8 text in line 2: save it as UTF-8\n\
+         link.yaml: there is no such file or folder: check the path\n\
+         missing.yaml: there is no such file or folder: check the path\n3 errors"
+    );
+    let warnings = load(&[at("empty")]).expect("nothing is wrong with it").warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0]
+            .to_string()
+            .ends_with("empty: no manifest is in this folder: they are named *.yaml, *.yml or *.json")
+    );
+}
+
+mod arbitrary {
+    use proptest::prelude::*;
+
+    /// Pieces of which YAML, and manifests, are made.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "a",
+            ": ",
+            "- ",
+            "\n",
+            "  ",
+            "{",
+            "}",
+            "[",
+            "]",
+            ", ",
+            "&a ",
+            "*a",
+            "<<: ",
+            "!!str ",
+            "!x ",
+            "'",
+            "\"",
+            "|",
+            ">",
+            "%",
+            "? ",
+            "#",
+            "---\n",
+            "...\n",
+            "\t",
+            "\\",
+            "apiVersion: networking.k8s.io/v1\n",
+            "kind: NetworkPolicy\n",
+            "spec: ",
+            "ingress: ",
+            "ports: ",
+            "port: 80",
+            "metadata: ",
+            "name: x",
+            "\u{feff}",
+            "\u{0}",
+            "é",
+            "~",
+            "1",
+            "items: ",
+            "kind: List\n",
+            "apiVersion: v1\n",
+        ]);
+        prop::collection::vec(piece, 0..60).prop_map(|p| p.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn text_never_panics(text in prop_oneof![pieces(), "\\PC{0,200}", any::<String>()]) {
+            match super::parse("f.yaml", &text) {
+                Ok(loaded) => prop_assert!(loaded.derived.len() <= loaded.cluster.pods.len()),
+                Err(errors) => prop_assert!(errors.errors().iter().all(|e| e.source.position.is_some_and(|p| p.line > 0))),
+            }
+        }
+    }
+}

@@ -16,8 +16,8 @@ pub(super) fn parse(value: &str) -> Result<(IpNet, Option<String>), String> {
         };
         format!("\"{value}\" is not a CIDR: write {hint}")
     };
-    let (address, length) = value.split_once('/').ok_or_else(malformed)?;
-    let address = parse_address(address).ok_or_else(malformed)?;
+    let (text, length) = value.split_once('/').ok_or_else(malformed)?;
+    let address = parse_address(text).ok_or_else(malformed)?;
     if length.is_empty() || !length.bytes().all(|b| b.is_ascii_digit()) {
         return Err(malformed());
     }
@@ -36,7 +36,7 @@ pub(super) fn parse(value: &str) -> Result<(IpNet, Option<String>), String> {
         ));
     }
     // Equal values in an equal spelling of the number; the spelling of an IPv6 address is left to taste.
-    let standard = value.parse::<IpNet>().is_ok_and(|n| n == net) && length == prefix.to_string();
+    let standard = text.parse() == Ok(net.addr()) && length == prefix.to_string();
     let warning = (!standard).then(|| format!("\"{value}\" is a form that newer Kubernetes refuses: write {net}"));
     Ok((masked, warning))
 }
@@ -53,11 +53,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
         if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        *octet = part
-            .trim_start_matches('0')
-            .parse()
-            .or_else(|e| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(e) })
-            .ok()?;
+        let digits = part.trim_start_matches('0');
+        *octet = if digits.is_empty() { 0 } else { digits.parse().ok()? };
     }
     parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }

@@ -223,11 +223,15 @@ impl Reader {
             let Some(part) = self.cidr(text, &path) else {
                 continue;
             };
-            // A CIDR contains itself, and as an exception of itself it would leave nothing.
-            if part == cidr || !cidr.contains(&part) {
+            if part == cidr {
                 self.errors.add(
                     &path,
-                    format!("{part} is not a part of {cidr}: write a smaller CIDR within it"),
+                    format!("{part} is the whole block, which leaves nothing: write a smaller CIDR within it"),
+                );
+            } else if !cidr.contains(&part) {
+                self.errors.add(
+                    &path,
+                    format!("{part} does not lie within {cidr}: write a smaller CIDR within it"),
                 );
             }
             except.push(part);

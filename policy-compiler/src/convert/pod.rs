@@ -11,7 +11,7 @@ use crate::cluster::{ContainerPort, Pod, PodName, Workload};
 use crate::labels::{Labels, Name, Selector};
 
 /// The pods that a workload object would make.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodTemplate {
     /// `metadata.labels`.
     pub labels: Labels,

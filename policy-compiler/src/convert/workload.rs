@@ -34,7 +34,8 @@ pub struct WorkloadObject {
 /// A malformed name, label, port or selector, and a selector that does not match the template.
 pub fn deployment(object: &apps::Deployment) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = &object.spec;
-    let mut reader = Reader::new("deployment", &object.metadata, spec.replicas);
+    let mut reader = Reader::new("deployment", &object.metadata);
+    reader.count(spec.replicas, &SPEC.field("replicas"));
     reader.select(&spec.selector);
     reader.finish(Some(&spec.template))
 }
@@ -45,7 +46,8 @@ pub fn deployment(object: &apps::Deployment) -> Result<WorkloadObject, Vec<Field
 /// As [`deployment`].
 pub fn stateful_set(object: &apps::StatefulSet) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = &object.spec;
-    let mut reader = Reader::new("statefulset", &object.metadata, spec.replicas);
+    let mut reader = Reader::new("statefulset", &object.metadata);
+    reader.count(spec.replicas, &SPEC.field("replicas"));
     reader.select(&spec.selector);
     reader.finish(Some(&spec.template))
 }
@@ -56,7 +58,7 @@ pub fn stateful_set(object: &apps::StatefulSet) -> Result<WorkloadObject, Vec<Fi
 /// As [`deployment`].
 pub fn daemon_set(object: &apps::DaemonSet) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = &object.spec;
-    let mut reader = Reader::new("daemonset", &object.metadata, None);
+    let mut reader = Reader::new("daemonset", &object.metadata);
     reader.select(&spec.selector);
     reader.finish(Some(&spec.template))
 }
@@ -67,7 +69,8 @@ pub fn daemon_set(object: &apps::DaemonSet) -> Result<WorkloadObject, Vec<FieldE
 /// As [`deployment`].
 pub fn replica_set(object: &apps::ReplicaSet) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = &object.spec;
-    let mut reader = Reader::new("replicaset", &object.metadata, spec.replicas);
+    let mut reader = Reader::new("replicaset", &object.metadata);
+    reader.count(spec.replicas, &SPEC.field("replicas"));
     reader.select(&spec.selector);
     reader.finish(spec.template.as_ref())
 }
@@ -78,7 +81,8 @@ pub fn replica_set(object: &apps::ReplicaSet) -> Result<WorkloadObject, Vec<Fiel
 /// As [`deployment`].
 pub fn replication_controller(object: &ReplicationController) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = object.spec.clone().unwrap_or_default();
-    let mut reader = Reader::new("replicationcontroller", &object.metadata, spec.replicas);
+    let mut reader = Reader::new("replicationcontroller", &object.metadata);
+    reader.count(spec.replicas, &SPEC.field("replicas"));
     if let Some(map) = spec.selector.as_ref().filter(|map| !map.is_empty()) {
         let path = SPEC.field("selector");
         reader.object.selector = Some(metadata::equality_selector(map, &path, &mut reader.errors));
@@ -98,7 +102,8 @@ pub fn replication_controller(object: &ReplicationController) -> Result<Workload
 /// As [`deployment`].
 pub fn job(object: &batch::Job) -> Result<WorkloadObject, Vec<FieldError>> {
     let spec = object.spec.clone().unwrap_or_default();
-    let mut reader = Reader::new("job", &object.metadata, spec.parallelism);
+    let mut reader = Reader::new("job", &object.metadata);
+    reader.count(spec.parallelism, &SPEC.field("parallelism"));
     if let Some(selector) = &spec.selector {
         reader.select(selector);
     }
@@ -111,9 +116,10 @@ pub fn job(object: &batch::Job) -> Result<WorkloadObject, Vec<FieldError>> {
 /// As [`deployment`].
 pub fn cron_job(object: &batch::CronJob) -> Result<WorkloadObject, Vec<FieldError>> {
     let job = object.spec.job_template.spec.clone().unwrap_or_default();
-    let reader = Reader::new("cronjob", &object.metadata, job.parallelism);
+    let mut reader = Reader::new("cronjob", &object.metadata);
     let job_template = SPEC.field("jobTemplate");
     let job_spec = job_template.field("spec");
+    reader.count(job.parallelism, &job_spec.field("parallelism"));
     reader.finish_at(Some(&job.template), &job_spec.field("template"))
 }
 
@@ -125,18 +131,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(kind: &str, meta: &ObjectMeta, replicas: Option<i32>) -> Self {
+    fn new(kind: &str, meta: &ObjectMeta) -> Self {
         let mut errors = Errors::default();
         let (namespace, name) = metadata::namespaced(meta, names::dns_subdomain, &mut errors);
         let labels = metadata::object_labels(meta, &mut errors);
-        if let Some(number) = replicas.filter(|n| *n < 0) {
-            let field = if kind.ends_with("job") {
-                "parallelism"
-            } else {
-                "replicas"
-            };
-            errors.add(&SPEC.field(field), format!("{number} is negative: write 0 or more"));
-        }
         let object = WorkloadObject {
             namespace,
             workload: Workload {
@@ -144,11 +142,18 @@ impl Reader {
                 name,
             },
             owner: owner(meta, &labels),
-            replicas: replicas.and_then(|n| u32::try_from(n).ok()),
+            replicas: None,
             selector: None,
-            template: template(None, &Path::Root, &mut errors),
+            template: PodTemplate::default(),
         };
         Reader { errors, object }
+    }
+
+    fn count(&mut self, count: Option<i32>, path: &Path<'_>) {
+        self.object.replicas = count.and_then(|n| u32::try_from(n).ok());
+        if let Some(number) = count.filter(|n| *n < 0) {
+            self.errors.add(path, format!("{number} is negative: write 0 or more"));
+        }
     }
 
     fn select(&mut self, selector: &LabelSelector) {
