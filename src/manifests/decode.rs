@@ -268,13 +268,13 @@ impl<'n> de::Deserializer<'n> for Decoder<'n, '_> {
         match &self.node.value {
             Value::String(text) => self.located(visitor.visit_enum(text.as_str().into_deserializer())),
             Value::Map(entries) if entries.len() == 1 => {
-                let access = Entries {
-                    decoder: self,
-                    rest: entries,
-                    value: None,
-                    fields: None,
+                let path = self.path.field(&entries[0].key);
+                let value = Decoder {
+                    node: &entries[0].value,
+                    path: &path,
+                    unknown: self.unknown,
                 };
-                self.located(visitor.visit_enum(de::value::MapAccessDeserializer::new(access)))
+                self.located(visitor.visit_enum(Variant(value, &entries[0].key)))
             }
             _ => self.mismatch(&one_of(variants)),
         }
@@ -368,6 +368,41 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
             unknown: self.decoder.unknown,
         };
         decoder.located(seed.deserialize(decoder))
+    }
+}
+
+/// A variant that is written as a mapping of its name to its content.
+struct Variant<'n, 'p>(Decoder<'n, 'p>, &'n str);
+
+impl<'n, 'p> de::EnumAccess<'n> for Variant<'n, 'p> {
+    type Error = Failure;
+    type Variant = Decoder<'n, 'p>;
+
+    fn variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<(S::Value, Self::Variant), Failure> {
+        Ok((seed.deserialize(self.1.into_deserializer())?, self.0))
+    }
+}
+
+impl<'n> de::VariantAccess<'n> for Decoder<'n, '_> {
+    type Error = Failure;
+
+    fn unit_variant(self) -> Result<(), Failure> {
+        match self.node.value {
+            Value::Null => Ok(()),
+            _ => self.mismatch("nothing"),
+        }
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'n>>(self, seed: S) -> Result<S::Value, Failure> {
+        self.located(seed.deserialize(self))
+    }
+
+    fn tuple_variant<V: Visitor<'n>>(self, _len: usize, visitor: V) -> Result<V::Value, Failure> {
+        de::Deserializer::deserialize_seq(self, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'n>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
+        self.map(visitor, Some(fields))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod decode;
 mod files;
+mod json;
 mod kinds;
 mod problem;
 mod scalar;
