@@ -185,11 +185,7 @@ impl<'n> de::Deserializer<'n> for Decoder<'n, '_> {
         let outcome = match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
-            Value::Integer(value) => match (i64::try_from(*value), u64::try_from(*value)) {
-                (Ok(value), _) => visitor.visit_i64(value),
-                (_, Ok(value)) => visitor.visit_u64(value),
-                _ => visitor.visit_i128(*value),
-            },
+            Value::Integer(value) => visitor.visit_i64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::String(text) => visitor.visit_borrowed_str(text),
             Value::List(items) => visitor.visit_seq(Items {
@@ -342,7 +338,7 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
             };
             self.rest = rest;
             match self.fields {
-                Some(fields) if !fields.contains(&entry.key.as_str()) => {
+                Some(fields) if !fields.contains(&&*entry.key) => {
                     self.decoder.unknown.borrow_mut().push(DecodeError {
                         position: entry.position,
                         path: self.path_of(&entry.key).to_field_path(),
@@ -351,7 +347,7 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
                 }
                 _ => {
                     self.value = Some(entry);
-                    return seed.deserialize(entry.key.as_str().into_deserializer()).map(Some);
+                    return seed.deserialize((*entry.key).into_deserializer()).map(Some);
                 }
             }
         }

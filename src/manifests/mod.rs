@@ -152,7 +152,7 @@ impl Loader {
             },
             Class::Other(kind) => *self.loaded.skipped.entry(kind).or_default() += 1,
             Class::Wrong(field, message) => {
-                let position = node.entries().iter().find(|e| e.key == field).map(|e| e.position);
+                let position = node.entries().iter().find(|e| &*e.key == field).map(|e| e.position);
                 fail(position.unwrap_or(node.position), &message);
             }
         }

@@ -1,12 +1,12 @@
 //! YAML text in, trees of values out, each value with its line and column.
 //!
 //! The tree is what kubectl makes of the same text: plain scalars resolve by YAML 1.1, keys are strings, merge keys
-//! (`<<`) are merged. JSON is read by the same parser. Mistakes that need not stop the reading are collected.
+//! (`<<`) are merged. JSON goes to a reader of its own. Mistakes that need not stop the reading are collected.
 
 use std::collections::HashMap;
 
 use policy_compiler::convert::{FieldPath, Segment};
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 
 use super::{json, scalar};
 
@@ -20,9 +20,9 @@ pub const MAX_ALIASED: usize = 1_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// The line, from 1.
-    pub line: usize,
+    pub line: u32,
     /// The column in characters, from 1.
-    pub column: usize,
+    pub column: u32,
 }
 
 /// A value in a document.
@@ -43,8 +43,8 @@ pub enum Value {
     Null,
     /// A boolean; YAML 1.1 has many spellings.
     Bool(bool),
-    /// A whole number, from -2^63 to 2^64 - 1.
-    Integer(i128),
+    /// A whole number of 64 bits.
+    Integer(i64),
     /// Any other number.
     Float(f64),
     /// A string.
@@ -59,7 +59,7 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The key.
-    pub key: String,
+    pub key: Box<str>,
     /// Where the key stands.
     pub position: Position,
     /// The value.
@@ -84,23 +84,54 @@ pub struct Documents {
     pub errors: Vec<SyntaxError>,
 }
 
-/// Reads all documents of a text. It never fails as a whole: the errors stand beside what could be read.
+/// Reads all documents of a text, YAML or JSON. It never fails as a whole: the errors stand beside what could be read.
 pub fn documents(text: &str) -> Documents {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let from_json = json::as_yaml(text);
+    if !text.trim_start().starts_with(['{', '[']) {
+        let (mut read, end) = yaml_documents(text);
+        read.errors.extend(end);
+        return read;
+    }
+    match json::documents(text) {
+        Ok(documents) => documents,
+        Err(no_json) => {
+            // YAML in flow style begins as JSON does. The grammar that came further is the one that was meant.
+            let (mut read, end) = yaml_documents(text);
+            if let Some(no_yaml) = end {
+                let further = if no_json.position >= no_yaml.position {
+                    no_json
+                } else {
+                    no_yaml
+                };
+                read.errors.push(further);
+            }
+            read
+        }
+    }
+}
+
+/// What can be read as YAML, and the error that ended the reading, if one did.
+fn yaml_documents(text: &str) -> (Documents, Option<SyntaxError>) {
     let mut builder = Builder {
-        parser: Parser::new_from_str(from_json.as_deref().unwrap_or(text)),
+        parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         aliased: 0,
         errors: Vec::new(),
     };
     let mut documents = Vec::new();
-    if let Err(error) = builder.read(&mut documents) {
-        builder.errors.push(error);
-    }
-    Documents {
+    let end = builder.read(&mut documents).err();
+    let read = Documents {
         documents,
         errors: builder.errors,
+    };
+    (read, end)
+}
+
+/// The complaint about a key that is given twice.
+pub(super) fn duplicate(key: &str, first: Position, second: Position) -> SyntaxError {
+    SyntaxError {
+        position: second,
+        message: format!("\"{key}\" is already there in line {}: write it once", first.line),
     }
 }
 
@@ -115,7 +146,7 @@ impl Node {
 
     /// The value of a key of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        self.entries().iter().find(|e| e.key == key).map(|e| &e.value)
+        self.entries().iter().find(|e| &*e.key == key).map(|e| &e.value)
     }
 
     /// The value as a string, when it is one.
@@ -138,7 +169,7 @@ impl Node {
                     (node, position) = (item, item.position);
                 }
                 (Segment::Field(key) | Segment::Key(key), Value::Map(entries)) => {
-                    let Some(entry) = entries.iter().find(|e| e.key == *key) else {
+                    let Some(entry) = entries.iter().find(|e| *e.key == **key) else {
                         return position;
                     };
                     node = &entry.value;
@@ -195,10 +226,7 @@ impl<'t> Builder<'t> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => Err(SyntaxError {
-                position: Position {
-                    line: error.marker().line(),
-                    column: error.marker().col() + 1,
-                },
+                position: place(error.marker()),
                 message: format!("malformed YAML: {}", error.info()),
             }),
             None => Ok((Event::StreamEnd, Span::default())),
@@ -223,6 +251,7 @@ impl<'t> Builder<'t> {
                         (event, span) => items.push(self.node(event, span, depth + 1)?),
                     }
                 }
+                items.shrink_to_fit();
                 (plain(position, Value::List(items)), anchor)
             }
             Event::MappingStart(anchor, _) => (self.mapping(position, depth)?, anchor),
@@ -262,7 +291,7 @@ impl<'t> Builder<'t> {
 
     fn mapping(&mut self, position: Position, depth: usize) -> Result<Node, SyntaxError> {
         let mut entries: Vec<Entry> = Vec::new();
-        let mut places: HashMap<String, Position> = HashMap::new();
+        let mut places: HashMap<Box<str>, Position> = HashMap::new();
         let mut merged: Option<Vec<Entry>> = None;
         let mut before_merge = 0;
         loop {
@@ -287,8 +316,7 @@ impl<'t> Builder<'t> {
                 }
             };
             if let Some(first) = places.get(&key) {
-                let message = format!("\"{key}\" is already there in line {}: write it once", first.line);
-                self.report(key_position, message);
+                self.errors.push(duplicate(&key, *first, key_position));
                 continue;
             }
             places.insert(key.clone(), key_position);
@@ -307,6 +335,8 @@ impl<'t> Builder<'t> {
             });
         }
         let Some(merged) = merged else {
+            // Most mappings are small, and there are many of them.
+            entries.shrink_to_fit();
             return Ok(plain(position, Value::Map(entries)));
         };
         // kubectl overwrites what stands before the merge key, YAML keeps it: only one order means the same to both.
@@ -336,9 +366,14 @@ impl<'t> Builder<'t> {
 }
 
 fn start(span: Span) -> Position {
+    place(&span.start)
+}
+
+fn place(marker: &Marker) -> Position {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Position {
-        line: span.start.line(),
-        column: span.start.col() + 1,
+        line: number(marker.line()),
+        column: number(marker.col() + 1),
     }
 }
 
@@ -366,12 +401,12 @@ fn scalar_node(text: &str, style: ScalarStyle, tag: Option<&Tag>, position: Posi
 }
 
 /// A key as JSON has it: a string.
-fn key_text(key: Node) -> Result<String, &'static str> {
+fn key_text(key: Node) -> Result<Box<str>, &'static str> {
     match key.value {
-        Value::String(text) => Ok(text),
-        Value::Bool(value) => Ok(value.to_string()),
-        Value::Integer(value) => Ok(value.to_string()),
-        Value::Float(value) => Ok(value.to_string()),
+        Value::String(text) => Ok(text.into()),
+        Value::Bool(value) => Ok(value.to_string().into()),
+        Value::Integer(value) => Ok(value.to_string().into()),
+        Value::Float(value) => Ok(value.to_string().into()),
         Value::Null => Err("the key is empty: write a key, in quotes if it is to be the word null"),
         Value::List(_) | Value::Map(_) => Err("a list or a mapping cannot be a key: write a string"),
     }

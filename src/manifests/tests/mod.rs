@@ -211,6 +211,72 @@ fn json_is_read_as_json() {
 }
 
 #[test]
+fn json_is_told_from_yaml_in_flow_style() {
+    let namespace = "\"apiVersion\": \"v1\", \"kind\": \"Namespace\"";
+    let stream = format!(
+        "{{{namespace}, \"metadata\": {{\"name\": \"a\"}}}}\n{{{namespace}, \"metadata\": {{\"name\": \"b\"}}}}"
+    );
+    assert_eq!(loaded(&stream).cluster.namespaces.len(), 2);
+    assert_eq!(
+        loaded("{apiVersion: v1, kind: Namespace, metadata: {name: a}}")
+            .cluster
+            .namespaces
+            .len(),
+        1
+    );
+    // A comma too many is YAML, if not JSON.
+    assert_eq!(
+        loaded(&format!("{{{namespace}, \"metadata\": {{\"name\": \"a\",}}}}"))
+            .cluster
+            .namespaces
+            .len(),
+        1
+    );
+    check_errors(
+        &format!("{{{namespace},\n\t\"metadata\": {{\"name\" \"a\"}}}}"),
+        &["f.yaml:2:22: malformed JSON: expected a colon"],
+    );
+    check_errors(
+        &format!("{{{namespace},\n\"kind\": \"Namespace\", \"metadata\": {{\"name\": \"a\"}}}}"),
+        &["f.yaml:2:1: \"kind\" is already there in line 1: write it once"],
+    );
+    check_errors(
+        "{apiVersion: v1, kind: Namespace",
+        &["f.yaml:2:1: malformed YAML: while parsing a flow mapping, did not find expected ',' or '}'"],
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn json_numbers_and_strings_are_those_of_serde_json(text in "-?[0-9]{0,3}(\\.[0-9]{0,2})?([eE][-+]?[0-9]?)?|\"([a-zé\\\\/\"]|\\\\u[dD8][0-9a-f]{3}|\\\\[bfnrtux])*\"") {
+        let ours = json::documents(&format!("[{text}]"));
+        let theirs = serde_json::from_str::<Vec<serde_json::Value>>(&format!("[{text}]"));
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => {
+                let Value::List(items) = &ours.documents[0].value else {
+                    panic!("{ours:?}");
+                };
+                for (ours, theirs) in items.iter().zip(&theirs) {
+                    match &ours.value {
+                        Value::String(text) => proptest::prop_assert_eq!(Some(text.as_str()), theirs.as_str()),
+                        Value::Integer(n) => proptest::prop_assert_eq!(Some(*n as f64), theirs.as_f64()),
+                        Value::Float(n) => proptest::prop_assert_eq!(Some(*n), theirs.as_f64()),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            // serde_json refuses half a surrogate pair, Go's decoder does not.
+            (Ok(_), Err(error)) => {
+                let error = error.to_string();
+                proptest::prop_assert!(error.contains("surrogate") || error.contains("hex escape"), "{}", error);
+            }
+            (Err(error), Ok(theirs)) => panic!("{text}: {} {theirs:?}", error.message),
+            (Err(_), Err(_)) => {}
+        }
+    }
+}
+
+#[test]
 fn lists_give_their_items_their_kind() {
     let loaded = loaded(
         "{apiVersion: v1, kind: PodList, metadata: {}, items: [{metadata: {name: a}}, {metadata: {name: b}}]}\n---\n\
