@@ -173,7 +173,8 @@ impl<'t> Reader<'t> {
 fn escape(text: &str) -> Option<(char, usize)> {
     let unit = |at: usize| {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
-        u16::from_str_radix(digits, 16).ok()
+        let hexadecimal = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        u16::from_str_radix(digits, 16).ok().filter(|_| hexadecimal)
     };
     let simple = |c| Some((c, 2));
     match text.strip_prefix('\\')?.chars().next()? {

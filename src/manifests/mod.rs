@@ -1,7 +1,7 @@
 //! From manifests to the compiler's [`Cluster`].
 //!
-//! Paths go in; a cluster comes out, or every error of every file. The steps: `files` finds the files, `yaml` makes
-//! trees of their text, `kinds` sorts the objects, `decode` makes them typed, `policy_compiler::convert` validates and
+//! Paths go in; a cluster comes out, or every error of every file. The steps: `files` finds the files, `yaml` and `json`
+//! make trees of their text, `kinds` sorts the objects, `decode` makes them typed, `policy_compiler::convert` validates and
 //! converts them, and `workloads` derives the pods that no Pod object stands for.
 
 mod decode;
@@ -160,12 +160,12 @@ impl Loader {
 
     fn object(&mut self, file: &Arc<str>, node: &Node, kind: Kind) {
         let metadata = |field: &str| node.get("metadata").and_then(|m| m.get(field)).and_then(Node::as_str);
-        let namespace = kind
-            .is_namespaced()
-            .then(|| metadata("namespace").unwrap_or(DEFAULT_NAMESPACE).into());
+        let namespace = metadata("namespace")
+            .filter(|n| !n.is_empty())
+            .unwrap_or(DEFAULT_NAMESPACE);
         let name = ObjectName {
             kind: kind.name().into(),
-            namespace,
+            namespace: kind.is_namespaced().then(|| namespace.into()),
             name: metadata("name").unwrap_or_default().into(),
         };
         let object = &Object { file, node, name };

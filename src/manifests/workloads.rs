@@ -4,8 +4,9 @@
 //! stands for gets pods made from its template, named `<workload>-<ordinal>`, without addresses or node.
 //!
 //! It gets two, so that the traffic between its replicas is judged and not taken for a pod that reaches itself, or one
-//! when it says `replicas: 1`. A workload scaled to zero gets two as well: it may be scaled up, and policy holds then. A
-//! DaemonSet gets one on each given node that its node selector admits, or two when no nodes are given.
+//! when it says `replicas: 1` (a job: `parallelism: 1`). A workload scaled to zero gets two as well: it may be scaled
+//! up, and policy holds then. A DaemonSet gets one on each given node that its node selector admits, or two when no
+//! nodes are given.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

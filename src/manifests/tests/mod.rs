@@ -248,7 +248,7 @@ fn json_is_told_from_yaml_in_flow_style() {
 
 proptest::proptest! {
     #[test]
-    fn json_numbers_and_strings_are_those_of_serde_json(text in "-?[0-9]{0,3}(\\.[0-9]{0,2})?([eE][-+]?[0-9]?)?|\"([a-zé\\\\/\"]|\\\\u[dD8][0-9a-f]{3}|\\\\[bfnrtux])*\"") {
+    fn json_numbers_and_strings_are_those_of_serde_json(text in "-?[0-9]{0,3}(\\.[0-9]{0,2})?([eE][-+]?[0-9]?)?|\"([a-zé\\\\/\"]|\\\\u[dD8+][0-9a-f]{3}|\\\\[bfnrtux])*\"") {
         let ours = json::documents(&format!("[{text}]"));
         let theirs = serde_json::from_str::<Vec<serde_json::Value>>(&format!("[{text}]"));
         match (ours, theirs) {
