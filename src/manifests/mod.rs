@@ -1,8 +1,8 @@
 //! From manifests to the compiler's [`Cluster`].
 //!
-//! Paths go in; a cluster comes out, or every error of every file. The steps: `files` finds the files, `yaml` and `json`
-//! make trees of their text, `kinds` sorts the objects, `decode` makes them typed, `policy_compiler::convert` validates and
-//! converts them, and `workloads` derives the pods that no Pod object stands for.
+//! Paths go in; a cluster comes out, or every error of every file. The steps: `files` finds the files, `yaml` and
+//! `json` make trees of their text, `kinds` sorts the objects, `decode` makes them typed, `policy_compiler::convert`
+//! validates and converts them, and `workloads` derives the pods that no Pod object stands for.
 
 mod decode;
 mod files;
