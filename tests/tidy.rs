@@ -1,5 +1,7 @@
 //! The invariants of ARCHITECTURE.md that a program can check, and the licences of every dependency.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic on what it cannot read")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
