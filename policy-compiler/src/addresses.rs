@@ -44,12 +44,39 @@ fn rank(pod: &Pod) -> (Option<i64>, &PodName) {
 impl AddressBook {
     /// The addresses of a cluster.
     pub fn new(cluster: &Cluster) -> Self {
+        let pods: Vec<&Arc<Pod>> = cluster.pods.values().filter(|p| !p.ended).collect();
+        Self::assign(cluster, &pods).0
+    }
+
+    /// The addresses of a cluster whose live pods are these, and which of them has which, sorted by address.
+    pub(crate) fn assign(cluster: &Cluster, pods: &[&Arc<Pod>]) -> (Self, Vec<(IpAddr, usize)>) {
         let mut book = AddressBook::default();
         cluster.nodes.values().for_each(|node| book.add_node(node));
-        for pod in cluster.pods.values().filter(|p| !p.ended) {
-            book.add_pod(pod);
+        let mut claims: Vec<(IpAddr, usize)> = Vec::with_capacity(pods.len());
+        for (at, pod) in pods.iter().enumerate() {
+            if pod.host_network {
+                book.add_pod(pod);
+            } else {
+                claims.extend(pod.addresses.iter().map(|address| (*address, at)));
+            }
         }
-        book
+        claims.sort_unstable();
+        claims.dedup();
+        let mut holders = Vec::with_capacity(claims.len());
+        for same in claims.chunk_by_mut(|a, b| a.0 == b.0) {
+            if let [(address, _), _, ..] = same {
+                let address = *address;
+                same.sort_unstable_by(|a, b| rank(pods[a.1]).cmp(&rank(pods[b.1])));
+                let losers = same[..same.len() - 1].iter().map(|(_, at)| pods[*at].clone());
+                book.losers.insert(address, losers.collect());
+            }
+            holders.extend(same.last().copied());
+        }
+        book.pods = holders
+            .iter()
+            .map(|(address, at)| (*address, pods[*at].clone()))
+            .collect();
+        (book, holders)
     }
 
     pub(crate) fn add_node(&mut self, node: &Node) {

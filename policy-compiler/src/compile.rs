@@ -1,5 +1,6 @@
 //! Cluster snapshot in, [`Table`] out; and the same table kept up to date, event by event.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -12,7 +13,7 @@ use crate::half::Half;
 use crate::labels::Name;
 use crate::matching::SelectionIndex;
 use crate::policy::{Direction, Policy, PolicyName, Tier};
-use crate::population::Population;
+use crate::population::{Identity, Population};
 use crate::table::{PodIndex, Table};
 
 /// Whose allow sets are compiled. Peers are always those of the whole cluster.
@@ -100,10 +101,12 @@ pub struct Compiler {
 impl Compiler {
     /// Compiles a cluster from scratch.
     pub fn new(cluster: &Cluster, subjects: Subjects) -> Self {
+        let pods: Vec<&Arc<Pod>> = cluster.pods.values().filter(|p| !p.ended).collect();
+        let (addresses, holders) = AddressBook::assign(cluster, &pods);
         let table = Table {
             population: Population::default(),
             policies: Slab::new(),
-            addresses: AddressBook::new(cluster),
+            addresses,
             ingress: Half::new(Direction::Ingress),
             egress: Half::new(Direction::Egress),
         };
@@ -129,27 +132,35 @@ impl Compiler {
         for policy in cluster.policies.values() {
             compiler.insert_policy(policy);
         }
+        let indices: Vec<PodIndex> = pods
+            .into_iter()
+            .map(|pod| compiler.table.population.insert(pod.clone()))
+            .collect();
         // Subjects first: then every term is known when the first peer is sorted.
-        let mut pods = Vec::with_capacity(cluster.pods.len());
-        for pod in cluster.pods.values().filter(|p| !p.ended) {
-            let index = compiler.table.population.insert(pod.clone());
-            compiler.add_subject(index);
-            pods.push(index);
-        }
+        let identities: Vec<u32> = compiler
+            .table
+            .population
+            .identities
+            .iter()
+            .map(|(id, _)| id as u32)
+            .collect();
+        identities.into_iter().for_each(|identity| compiler.group(identity));
+        let addressed: Vec<(IpAddr, PodIndex)> = holders
+            .into_iter()
+            .map(|(address, at)| (address, indices[at]))
+            .collect();
         let nobody = Population::default();
-        compiler.table.ingress.settle(&nobody);
-        compiler.table.egress.settle(&nobody);
-        for identity in compiler.identities() {
-            compiler
-                .table
-                .ingress
-                .add_identity(identity, &compiler.table.population);
-            compiler.table.egress.add_identity(identity, &compiler.table.population);
+        let Table {
+            population,
+            ingress,
+            egress,
+            ..
+        } = &mut compiler.table;
+        for half in [ingress, egress] {
+            half.settle(&nobody);
+            half.fill(&addressed, population);
+            half.settle(population);
         }
-        for index in pods {
-            compiler.add_peer(index);
-        }
-        compiler.settle();
         compiler
     }
 
@@ -184,15 +195,6 @@ impl Compiler {
             ingress: ingress.settle(population),
             egress: egress.settle(population),
         }
-    }
-
-    fn identities(&self) -> Vec<u32> {
-        self.table
-            .population
-            .identities
-            .iter()
-            .map(|(id, _)| id as u32)
-            .collect()
     }
 
     fn replace_pod(&mut self, name: &PodName, pod: Option<&Arc<Pod>>) {
@@ -236,8 +238,10 @@ impl Compiler {
                     ingress.add_identity(identity, population);
                     egress.add_identity(identity, population);
                 }
+                if self.subjects.include(pod) {
+                    self.add_subjects(identity, &[index]);
+                }
             }
-            self.add_subject(index);
             self.add_peer(index);
         }
         for index in rivals {
@@ -251,7 +255,8 @@ impl Compiler {
             return;
         }
         for identity in self.table.population.in_namespace(name) {
-            self.regroup(identity);
+            self.ungroup(identity);
+            self.group(identity);
             let Table {
                 population,
                 ingress,
@@ -318,22 +323,26 @@ impl Compiler {
         self.selected.insert(&policy.subject, id);
     }
 
-    fn regroup(&mut self, identity: u32) {
-        self.ungroup(identity);
-        self.group(identity);
-    }
-
     fn ungroup(&mut self, identity: u32) {
         let pods: Vec<PodIndex> = self.table.population.identity(identity).pods.iter().copied().collect();
         pods.into_iter().for_each(|index| self.remove_subject(index));
     }
 
+    /// Makes the pods of an identity subjects, as far as they are to be.
     fn group(&mut self, identity: u32) {
-        let pods: Vec<PodIndex> = self.table.population.identity(identity).pods.iter().copied().collect();
-        pods.into_iter().for_each(|index| self.add_subject(index));
+        let population = &self.table.population;
+        let pods = population.identity(identity).pods.iter().copied();
+        let pods: Vec<PodIndex> = pods
+            .filter(|index| self.subjects.include(population.pod(*index)))
+            .collect();
+        self.add_subjects(identity, &pods);
     }
 
-    fn add_subject(&mut self, index: PodIndex) {
+    /// Makes pods of one identity subjects.
+    fn add_subjects(&mut self, identity: u32, pods: &[PodIndex]) {
+        if pods.is_empty() {
+            return;
+        }
         let Table {
             population,
             policies,
@@ -341,12 +350,10 @@ impl Compiler {
             egress,
             ..
         } = &mut self.table;
-        let pod = population.pod(index);
-        if !self.subjects.include(pod) {
-            return;
-        }
-        let labels = population.namespace_labels(&pod.name.namespace);
-        let mut selecting = self.selected.matches(&pod.name.namespace, &labels, &pod.labels);
+        let Identity { namespace, labels, .. } = population.identity(identity);
+        let mut selecting = self
+            .selected
+            .matches(namespace, &population.namespace_labels(namespace), labels);
         selecting.sort_by_key(|id| {
             let policy = &policies[*id as usize];
             (policy.tier, &policy.name)
@@ -355,7 +362,7 @@ impl Compiler {
             let speaks = |id: &u32| policies[*id as usize].rules(half.direction()).is_some();
             let judging: Vec<u32> = selecting.iter().copied().filter(speaks).collect();
             if !judging.is_empty() {
-                half.add_subject(index, pod, &judging, policies);
+                half.add_subjects(pods, population, &judging, policies);
             }
         }
     }
@@ -373,13 +380,9 @@ impl Compiler {
             egress,
             ..
         } = &mut self.table;
-        let pod = population.pod(index);
-        let Some(identity) = population.identity_of(index) else {
-            return;
-        };
-        let owned = addresses.owned(pod);
-        ingress.add_peer(index, pod, identity, &owned);
-        egress.add_peer(index, pod, identity, &owned);
+        let owned = addresses.owned(population.pod(index));
+        ingress.add_peer(index, population, &owned);
+        egress.add_peer(index, population, &owned);
     }
 
     fn remove_peer(&mut self, index: PodIndex) {

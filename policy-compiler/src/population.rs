@@ -1,5 +1,6 @@
 //! The pods of a cluster, sorted by what selectors can see of them: pods of one namespace with equal labels are one identity.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use slab::Slab;
 use crate::cluster::{Pod, PodName};
 use crate::labels::{Labels, NAMESPACE_NAME_LABEL, Name, Operator};
 use crate::policy::{NamespaceScope, PodSelection};
+use crate::rules::PortName;
 use crate::table::PodIndex;
 
 /// Pods of one namespace with equal labels: no selector can tell them apart. Host-network pods have no identity.
@@ -17,7 +19,12 @@ pub(crate) struct Identity {
     pub(crate) namespace: Name,
     pub(crate) labels: Labels,
     pub(crate) pods: BTreeSet<PodIndex>,
+    /// The port names of the pod that came last: mostly those of the next one too.
+    declared: Declared,
 }
+
+/// The ports that a pod declares by name, with their numbers; sorted.
+pub(crate) type Declared = Arc<[(PortName, u16)]>;
 
 /// Live pods, and their identities.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +33,9 @@ pub(crate) struct Population {
     by_name: FxHashMap<PodName, PodIndex>,
     /// By pod.
     identity_of: Vec<Option<u32>>,
+    /// By pod.
+    declared: Vec<Declared>,
+    none_declared: Declared,
     pub(crate) identities: Slab<Identity>,
     identity_ids: FxHashMap<Name, FxHashMap<Labels, u32>>,
     by_pair: FxHashMap<Name, FxHashMap<Name, FxHashSet<u32>>>,
@@ -46,6 +56,11 @@ impl Population {
         self.identity_of[pod.0 as usize]
     }
 
+    /// The ports that a pod declares by name.
+    pub(crate) fn declared(&self, pod: PodIndex) -> &Declared {
+        &self.declared[pod.0 as usize]
+    }
+
     pub(crate) fn identity(&self, id: u32) -> &Identity {
         &self.identities[id as usize]
     }
@@ -55,19 +70,34 @@ impl Population {
         let index = PodIndex(self.pods.insert(pod.clone()) as u32);
         self.by_name.insert(pod.name.clone(), index);
         let identity = (!pod.host_network).then(|| self.identity_for(&pod));
+        let declared = match identity {
+            Some(identity) if pod.ports.iter().any(|p| p.name.is_some()) => {
+                let identity = &mut self.identities[identity as usize];
+                let declared = declared(&pod);
+                if *identity.declared != *declared {
+                    identity.declared = declared.into();
+                }
+                identity.declared.clone()
+            }
+            _ => self.none_declared.clone(),
+        };
         if let Some(identity) = identity {
             self.identities[identity as usize].pods.insert(index);
         }
-        if self.identity_of.len() <= index.0 as usize {
-            self.identity_of.resize(index.0 as usize + 1, None);
+        let at = index.0 as usize;
+        if self.identity_of.len() <= at {
+            self.identity_of.resize(at + 1, None);
+            self.declared.resize(at + 1, self.none_declared.clone());
         }
-        self.identity_of[index.0 as usize] = identity;
+        self.identity_of[at] = identity;
+        self.declared[at] = declared;
         index
     }
 
     /// Removes a pod; answers with its identity if that is gone too.
     pub(crate) fn remove(&mut self, index: PodIndex) -> Option<u32> {
         let pod = self.pods.remove(index.0 as usize);
+        self.declared[index.0 as usize] = self.none_declared.clone();
         self.by_name.remove(&pod.name);
         let id = self.identity_of[index.0 as usize].take()?;
         let identity = &mut self.identities[id as usize];
@@ -108,6 +138,7 @@ impl Population {
             namespace: namespace.clone(),
             labels: pod.labels.clone(),
             pods: BTreeSet::new(),
+            declared: self.none_declared.clone(),
         };
         let id = self.identities.insert(identity) as u32;
         of_namespace.insert(pod.labels.clone(), id);
@@ -124,19 +155,19 @@ impl Population {
 
     /// Sets what is known of a namespace's labels; whether that changed them.
     pub(crate) fn set_namespace(&mut self, name: &Name, labels: Option<&Labels>) -> bool {
-        let before = self.namespace_labels(name);
+        let before = self.namespace_labels(name).into_owned();
         match labels {
             Some(labels) => self.namespaces.insert(name.clone(), labels.clone()),
             None => self.namespaces.remove(name),
         };
-        before != self.namespace_labels(name)
+        before != *self.namespace_labels(name)
     }
 
     /// The labels of a namespace; of one that is not known, just its name label.
-    pub(crate) fn namespace_labels(&self, name: &Name) -> Labels {
+    pub(crate) fn namespace_labels(&self, name: &Name) -> Cow<'_, Labels> {
         match self.namespaces.get(name) {
-            Some(labels) => labels.clone(),
-            None => Labels::default().with(NAMESPACE_NAME_LABEL, name),
+            Some(labels) => Cow::Borrowed(labels),
+            None => Cow::Owned(Labels::default().with(NAMESPACE_NAME_LABEL, name)),
         }
     }
 
@@ -183,4 +214,15 @@ impl Population {
         out.retain(|id| selection.pods.matches(&self.identity(*id).labels));
         out
     }
+}
+
+fn declared(pod: &Pod) -> Vec<(PortName, u16)> {
+    let named = pod
+        .ports
+        .iter()
+        .filter_map(|p| Some(((p.protocol, p.name.clone()?), p.number)));
+    let mut out: Vec<(PortName, u16)> = named.collect();
+    out.sort_unstable();
+    out.dedup();
+    out
 }

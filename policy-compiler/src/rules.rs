@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::cluster::Pod;
 use crate::labels::Name;
 use crate::policy::{Action, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
-use crate::ports::{PortSet, Protocol};
+use crate::population::Declared;
+use crate::ports::{PortSet, Protocol, Traffic};
 use crate::table::Kind;
 
 /// Port sets by number: equal sets have equal numbers.
@@ -16,6 +16,8 @@ pub(crate) struct Sets {
     sets: Vec<PortSet>,
     ids: FxHashMap<PortSet, u32>,
     unions: FxHashMap<(u32, u32), u32>,
+    /// The fixed ports of rules, and their names; many rules ask for the same.
+    by_rule: FxHashMap<Ports, (u32, Arc<[PortName]>)>,
 }
 
 impl Sets {
@@ -42,6 +44,30 @@ impl Sets {
         let id = self.id(self.sets[a as usize].union(&self.sets[b as usize]));
         self.unions.insert(key, id);
         id
+    }
+}
+
+impl Sets {
+    /// The fixed ports that a rule asks for, and the names.
+    fn of_rule(&mut self, ports: &Ports) -> (u32, Arc<[PortName]>) {
+        if let Some((fixed, names)) = self.by_rule.get(ports) {
+            return (*fixed, names.clone());
+        }
+        let (mut fixed, mut names) = (PortSet::none(), Vec::new());
+        match ports {
+            Ports::All => fixed = PortSet::all(),
+            Ports::Listed(list) => {
+                for port in list {
+                    match port {
+                        PortMatch::Range(protocol, range) => fixed = fixed.union(&PortSet::of(*protocol, *range)),
+                        PortMatch::Named(protocol, name) => names.push((*protocol, name.clone())),
+                    }
+                }
+            }
+        }
+        let prepared: (u32, Arc<[PortName]>) = (self.id(fixed), names.into());
+        self.by_rule.insert(ports.clone(), prepared.clone());
+        prepared
     }
 }
 
@@ -75,24 +101,13 @@ impl Prepared {
                 }
             }
         }
-        let (mut fixed, mut names) = (PortSet::none(), Vec::new());
-        match &rule.ports {
-            Ports::All => fixed = PortSet::all(),
-            Ports::Listed(ports) => {
-                for port in ports {
-                    match port {
-                        PortMatch::Range(protocol, range) => fixed = fixed.union(&PortSet::of(*protocol, *range)),
-                        PortMatch::Named(protocol, name) => names.push((*protocol, name.clone())),
-                    }
-                }
-            }
-        }
+        let (fixed, names) = sets.of_rule(&rule.ports);
         Prepared {
             action: rule.action,
             kinds,
             terms,
-            fixed: sets.id(fixed),
-            names: names.into(),
+            fixed,
+            names,
         }
     }
 }
@@ -114,17 +129,15 @@ fn whole_kinds(peer: &Peer) -> &'static [Kind] {
 /// What names of ports stand for on a pod, each as the number of a port set; sorted, each name once.
 pub(crate) type Resolved = Arc<[(PortName, u32)]>;
 
-/// Resolves the names that are wanted, or all that the pod declares.
-pub(crate) fn resolve(pod: &Pod, wanted: impl Fn(&PortName) -> bool, sets: &mut Sets) -> Resolved {
+/// Resolves the names that are wanted among those that a pod declares.
+pub(crate) fn resolve(declared: &Declared, wanted: impl Fn(&PortName) -> bool, sets: &mut Sets) -> Resolved {
     let mut out: Vec<(PortName, u32)> = Vec::new();
-    for port in &pod.ports {
-        let Some(name) = &port.name else { continue };
-        let key = (port.protocol, name.clone());
-        if wanted(&key) && !out.iter().any(|(k, _)| *k == key) {
-            let ports = sets.id(pod.named_port(port.protocol, name));
-            out.push((key, ports));
-        }
+    for same in declared.chunk_by(|a, b| a.0 == b.0).filter(|same| wanted(&same[0].0)) {
+        let numbers = same
+            .iter()
+            .map(|((protocol, _), number)| Traffic::Port(*protocol, *number));
+        let ports = numbers.fold(PortSet::none(), |set, port| set.union(&PortSet::single(port)));
+        out.push((same[0].0.clone(), sets.id(ports)));
     }
-    out.sort_unstable();
     out.into()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Half, Signature, SignatureId, SignatureKey};
 use crate::policy::{Action, Direction};
 use crate::ports::PortSet;
-use crate::rules::Prepared;
+use crate::rules::{PortName, Prepared, resolve};
 use crate::table::{Class, ClassId, GroupId, Kind};
 
 impl Half {
@@ -26,8 +26,11 @@ impl Half {
             let mut cell = default;
             for contribution in contributions {
                 cell = self.sets.union(cell, contribution.fixed);
-                for (_, ports) in key.names.iter().filter(|(name, _)| contribution.names.contains(name)) {
-                    cell = self.sets.union(cell, *ports);
+                if !contribution.names.is_empty() {
+                    let wanted = |name: &PortName| contribution.names.contains(name);
+                    for (_, ports) in resolve(&key.names, wanted, &mut self.sets).iter() {
+                        cell = self.sets.union(cell, *ports);
+                    }
                 }
             }
             cell
@@ -53,12 +56,13 @@ impl Half {
     }
 
     /// The cell of a group with policies of several tiers, by set algebra: what is still open goes from tier to tier.
-    pub(super) fn tiered_cell(&self, group: GroupId, key: &SignatureKey) -> PortSet {
-        let group = self.group(group);
+    pub(super) fn tiered_cell(&mut self, id: GroupId, key: &SignatureKey) -> PortSet {
+        let group = self.group(id);
         let names = match self.direction {
-            Direction::Ingress => &group.names,
-            Direction::Egress => &key.names,
+            Direction::Ingress => group.names.clone(),
+            Direction::Egress => resolve(&key.names, |_| true, &mut self.sets),
         };
+        let group = self.group(id);
         let matching = |rule: &&Prepared| {
             let has = |term: &u32| key.pods.binary_search(term).is_ok() || key.blocks.binary_search(term).is_ok();
             rule.kinds[key.kind as usize] || rule.terms.iter().any(has)

@@ -7,42 +7,57 @@ use rustc_hash::FxHashSet;
 use slab::Slab;
 
 use super::{Contribution, Contributions, GroupKey, Half, Signature, SignatureId, Term, Usage};
-use crate::cluster::Pod;
 use crate::policy::{Direction, Peer, Policy, Tier};
+use crate::population::Population;
 use crate::rules::{PortName, Prepared, resolve};
 use crate::table::{Group, GroupId, PodIndex};
 
 impl Half {
-    /// Makes a pod a subject, judged by these policies (all speak of this direction; in their order of evaluation).
-    pub(crate) fn add_subject(&mut self, index: PodIndex, pod: &Pod, policies: &[u32], all: &Slab<Arc<Policy>>) {
+    /// Makes pods subjects, judged by these policies (all speak of this direction; in their order of evaluation).
+    pub(crate) fn add_subjects(
+        &mut self,
+        pods: &[PodIndex],
+        population: &Population,
+        policies: &[u32],
+        all: &Slab<Arc<Policy>>,
+    ) {
         for policy in policies {
             self.use_policy(*policy, all);
         }
-        let named = |name: &PortName| {
-            let rules = policies.iter().flat_map(|p| self.usages[p].rules.iter());
-            rules.into_iter().any(|r| r.names.contains(name))
-        };
-        let names = match self.direction {
-            Direction::Ingress => resolve(pod, named, &mut self.sets),
-            Direction::Egress => self.no_names.clone(),
-        };
-        let key = GroupKey {
-            policies: policies.to_vec(),
-            names,
-        };
-        let group = match self.group_ids.get(&key) {
-            Some(group) => *group,
-            None => self.add_group(key, all),
-        };
+        let mut rules = policies.iter().flat_map(|p| self.usages[p].rules.iter());
+        let names_ports = self.direction == Direction::Ingress && rules.any(|r| !r.names.is_empty());
+        let mut last: Option<GroupId> = None;
+        for index in pods {
+            let group = match last {
+                Some(group) if !names_ports => group,
+                _ => {
+                    let named = |name: &PortName| {
+                        let mut rules = policies.iter().flat_map(|p| self.usages[p].rules.iter());
+                        rules.any(|r| r.names.contains(name))
+                    };
+                    let names = match names_ports {
+                        true => resolve(population.declared(*index), named, &mut self.sets),
+                        false => self.no_names.clone(),
+                    };
+                    let policies = policies.to_vec();
+                    let key = GroupKey { policies, names };
+                    match self.group_ids.get(&key) {
+                        Some(group) => *group,
+                        None => self.add_group(key, all),
+                    }
+                }
+            };
+            last = Some(group);
+            self.groups[group.0 as usize].members.insert(*index);
+            if self.group_of.len() <= index.0 as usize {
+                self.group_of.resize(index.0 as usize + 1, None);
+            }
+            self.group_of[index.0 as usize] = Some(group);
+            self.pending.changes.subjects.insert(*index);
+        }
         for policy in policies {
             self.release_policy(*policy);
         }
-        self.groups[group.0 as usize].members.insert(index);
-        if self.group_of.len() <= index.0 as usize {
-            self.group_of.resize(index.0 as usize + 1, None);
-        }
-        self.group_of[index.0 as usize] = Some(group);
-        self.pending.changes.subjects.insert(index);
     }
 
     /// Makes a pod no longer a subject.

@@ -19,6 +19,7 @@ use slab::Slab;
 use crate::cells::{self, BlockCell};
 use crate::changes::HalfChanges;
 use crate::policy::{Direction, Peer, Tier};
+use crate::population::Declared;
 use crate::ports::PortSet;
 use crate::rules::{PortName, Prepared, Resolved, Sets};
 use crate::table::{Cell, Class, ClassId, Group, GroupId, Kind, PodIndex};
@@ -43,7 +44,7 @@ struct SignatureKey {
     /// Sorted.
     blocks: Arc<[u32]>,
     /// Egress only: an ingress rule's names are those of the subject.
-    names: Resolved,
+    names: Declared,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +96,7 @@ pub struct Half {
     none: u32,
     no_terms: Arc<[u32]>,
     no_names: Resolved,
+    none_declared: Declared,
 
     usages: FxHashMap<u32, Usage>,
     groups: Slab<Group>,
@@ -147,6 +149,7 @@ impl Half {
             none,
             no_terms: Arc::new([]),
             no_names: Arc::new([]),
+            none_declared: Arc::new([]),
             usages: FxHashMap::default(),
             groups: Slab::new(),
             group_ids: FxHashMap::default(),

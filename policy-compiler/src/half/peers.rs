@@ -3,15 +3,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Half, PeerKey, Signature, SignatureId, SignatureKey};
 use crate::cells;
-use crate::cluster::Pod;
 use crate::policy::Direction;
 use crate::population::Population;
-use crate::rules::resolve;
+use crate::rules::PortName;
 use crate::table::{Kind, PodIndex};
+
+/// What replicas have in common: identity, kind, cell, declared port names (one list is shared by all that declare the same).
+type Look = (u32, Kind, Option<usize>, *const (PortName, u16));
 
 impl Half {
     /// Sorts the identity of a pod by the terms, when it is new.
@@ -21,10 +23,14 @@ impl Half {
         }
         let identity = population.identity(id);
         let namespace = population.namespace_labels(&identity.namespace);
-        self.identity_terms[id as usize] = self
+        let terms = self
             .selections
-            .matches(&identity.namespace, &namespace, &identity.labels)
-            .into();
+            .matches(&identity.namespace, &namespace, &identity.labels);
+        self.identity_terms[id as usize] = if terms.is_empty() {
+            self.no_terms.clone()
+        } else {
+            terms.into()
+        };
     }
 
     /// Sorts an identity anew after its namespace's labels changed, with all of its peers.
@@ -37,32 +43,84 @@ impl Half {
     }
 
     /// Adds a pod as a peer through the addresses that it has; one without any is a peer too.
-    pub(crate) fn add_peer(&mut self, index: PodIndex, pod: &Pod, identity: u32, addresses: &[IpAddr]) {
-        let names = match self.direction {
-            Direction::Egress => resolve(pod, |_| true, &mut self.sets),
-            Direction::Ingress => self.no_names.clone(),
+    pub(crate) fn add_peer(&mut self, index: PodIndex, population: &Population, addresses: &[IpAddr]) {
+        let Some(identity) = population.identity_of(index) else {
+            return;
         };
-        let pods = self.identity_terms[identity as usize].clone();
         for address in addresses {
-            let blocks = self.cut[cells::position(&self.cut, *address)].blocks.clone();
-            let key = SignatureKey {
-                kind: Kind::of_pod(Some(*address)),
-                pods: pods.clone(),
-                blocks,
-                names: names.clone(),
-            };
+            let cell = cells::position(&self.cut, *address);
+            let key = self.pod_key(index, identity, population, Kind::of_pod(Some(*address)), Some(cell));
             let signature = self.sign(PeerKey::Address(*address), key);
             self.peers.insert(*address, (index, signature));
         }
         if addresses.is_empty() {
-            let key = SignatureKey {
-                kind: Kind::PodWithoutAddress,
-                pods,
-                blocks: self.no_terms.clone(),
-                names,
-            };
+            let key = self.pod_key(index, identity, population, Kind::PodWithoutAddress, None);
             let signature = self.sign(PeerKey::Unaddressed(index), key);
             self.unaddressed.insert(index, signature);
+        }
+    }
+
+    /// Adds the pods of a whole cluster, sorted by address; no peer is there yet. It records no change: there was no table before.
+    pub(crate) fn fill(&mut self, addressed: &[(IpAddr, PodIndex)], population: &Population) {
+        for (id, _) in population.identities.iter() {
+            self.add_identity(id as u32, population);
+        }
+        // Replicas differ in nothing but their addresses: what was found for one serves the next.
+        let mut known: FxHashMap<Look, SignatureId> = FxHashMap::default();
+        let mut peers = Vec::with_capacity(addressed.len());
+        let mut has_address = vec![false; population.pods.len()];
+        let mut place =
+            |half: &mut Self, index: PodIndex, identity: u32, kind: Kind, cell: Option<usize>, peer: PeerKey| {
+                let declared = population.declared(index).as_ptr();
+                let signature = *known.entry((identity, kind, cell, declared)).or_insert_with(|| {
+                    let key = half.pod_key(index, identity, population, kind, cell);
+                    half.signature_for(key)
+                });
+                half.signatures[signature as usize].members.insert(peer);
+                signature
+            };
+        for (address, index) in addressed {
+            let Some(identity) = population.identity_of(*index) else {
+                continue;
+            };
+            has_address[index.0 as usize] = true;
+            let cell = cells::position(&self.cut, *address);
+            let kind = Kind::of_pod(Some(*address));
+            let signature = place(self, *index, identity, kind, Some(cell), PeerKey::Address(*address));
+            peers.push((*address, (*index, signature)));
+        }
+        let unaddressed = population.pods.iter().map(|(index, _)| PodIndex(index as u32));
+        for index in unaddressed.filter(|index| !has_address[index.0 as usize]) {
+            let Some(identity) = population.identity_of(index) else {
+                continue;
+            };
+            let peer = PeerKey::Unaddressed(index);
+            let signature = place(self, index, identity, Kind::PodWithoutAddress, None, peer);
+            self.unaddressed.insert(index, signature);
+        }
+        self.peers = peers.into_iter().collect();
+    }
+
+    /// All that can be told of a pod as a peer; `cell` is the one that holds its address.
+    fn pod_key(
+        &self,
+        index: PodIndex,
+        identity: u32,
+        population: &Population,
+        kind: Kind,
+        cell: Option<usize>,
+    ) -> SignatureKey {
+        let names = match self.direction {
+            Direction::Egress => population.declared(index).clone(),
+            Direction::Ingress => self.none_declared.clone(),
+        };
+        let blocks = cell.map_or_else(|| self.no_terms.clone(), |cell| self.cut[cell].blocks.clone());
+        let pods = self.identity_terms[identity as usize].clone();
+        SignatureKey {
+            kind,
+            pods,
+            blocks,
+            names,
         }
     }
 
@@ -83,32 +141,35 @@ impl Half {
             kind,
             pods: self.no_terms.clone(),
             blocks,
-            names: self.no_names.clone(),
+            names: self.none_declared.clone(),
         }
     }
 
     /// Enters a peer under a signature.
     pub(super) fn sign(&mut self, peer: PeerKey, key: SignatureKey) -> SignatureId {
-        let id = match self.signature_ids.get(&key) {
-            Some(id) => *id,
-            None => {
-                let column = self.column_of(&key);
-                let class = self.class_for(key.kind, column);
-                self.classes[class.0 as usize].signatures += 1;
-                let id = self.signatures.insert(Signature {
-                    key: key.clone(),
-                    class,
-                    members: FxHashSet::default(),
-                }) as u32;
-                for term in key.pods.iter().chain(key.blocks.iter()) {
-                    self.terms[*term as usize].signatures.insert(id);
-                }
-                self.signature_ids.insert(key, id);
-                id
-            }
-        };
+        let id = self.signature_for(key);
         self.signatures[id as usize].members.insert(peer);
         self.pending.moved.entry(peer).or_insert(None);
+        id
+    }
+
+    fn signature_for(&mut self, key: SignatureKey) -> SignatureId {
+        if let Some(id) = self.signature_ids.get(&key) {
+            return *id;
+        }
+        let column = self.column_of(&key);
+        let class = self.class_for(key.kind, column);
+        self.classes[class.0 as usize].signatures += 1;
+        let signature = Signature {
+            key: key.clone(),
+            class,
+            members: FxHashSet::default(),
+        };
+        let id = self.signatures.insert(signature) as u32;
+        for term in key.pods.iter().chain(key.blocks.iter()) {
+            self.terms[*term as usize].signatures.insert(id);
+        }
+        self.signature_ids.insert(key, id);
         id
     }
 
