@@ -1,3 +1,4 @@
 //! Palisade.
 
 pub mod manifests;
+pub mod sandbox;

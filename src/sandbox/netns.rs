@@ -1,0 +1,151 @@
+//! A network namespace without a name: kept alive by one file descriptor, entered by short-lived threads.
+//!
+//! Nothing is written to `/run/netns`, so the kernel takes the namespace and all that is in it away with the process,
+//! however the process ends.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::SandboxError;
+
+/// Where Debian keeps the programs of the administrator; an unprivileged user's PATH lacks these.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// A network namespace of this process.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+    file: File,
+}
+
+impl Netns {
+    /// Makes a namespace, with its loopback device still down; the name is only for messages.
+    pub fn new(name: impl Into<String>) -> Result<Netns, SandboxError> {
+        let name = name.into();
+        // unshare changes only the calling thread, so a thread of its own keeps the caller where it is.
+        let file = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|error| SandboxError::NotPermitted { error })?;
+            File::open("/proc/thread-self/ns/net").map_err(|error| SandboxError::Proc { error })
+        })?;
+        Ok(Netns { name, file })
+    }
+
+    /// The name that messages call it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A path that programs (`ip link ... netns PATH`) can open while this process lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs a closure in a thread inside the namespace and waits for it. Sockets made there belong to the namespace,
+    /// whoever uses them later; programs and threads started there run in it.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
+        in_thread(|| {
+            setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|error| SandboxError::NotPermitted { error })?;
+            Ok(work())
+        })
+    }
+
+    /// Sets sysctls below `/proc/sys/net`, such as `ipv4/ip_forward`; the kernel shows each thread those of its namespace.
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<(), SandboxError> {
+        self.run(|| {
+            for (key, value) in settings {
+                std::fs::write(format!("/proc/sys/net/{key}"), value).map_err(|error| SandboxError::Sysctl {
+                    namespace: self.name.clone(),
+                    key: (*key).to_owned(),
+                    error,
+                })?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// Runs commands of iproute2 in the namespace, one a line, as `ip -batch` takes them.
+    pub fn ip(&self, batch: &str) -> Result<(), SandboxError> {
+        self.program("ip", &["-batch", "-"], batch)
+    }
+
+    /// Loads nft rules in the namespace.
+    pub fn nft(&self, rules: &str) -> Result<(), SandboxError> {
+        self.program("nft", &["-f", "-"], rules)
+    }
+
+    /// The child reads all that it does from a pipe, so it ends by itself when this process is killed.
+    fn program(&self, name: &'static str, arguments: &[&str], input: &str) -> Result<(), SandboxError> {
+        let failed = |message| SandboxError::Program {
+            program: name,
+            namespace: self.name.clone(),
+            message,
+        };
+        let path = program(name)?;
+        let output = self.run(|| {
+            let mut child = Command::new(path)
+                .args(arguments)
+                .env("LC_ALL", "C")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()?;
+            // A program that stops early closes its end; its own message says more than the broken pipe.
+            let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+            child.wait_with_output()
+        })?;
+        let output = output.map_err(|error: std::io::Error| failed(error.to_string()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(failed(complaint(&String::from_utf8_lossy(&output.stderr), input))),
+        }
+    }
+}
+
+/// Where a program of the sandbox is: `ip` or `nft`, searched in PATH and then where Debian keeps it.
+pub fn program(name: &'static str) -> Result<PathBuf, SandboxError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(std::env::split_paths(SYSTEM_PATH));
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.ok_or(SandboxError::MissingProgram {
+        program: name,
+        package: if name == "ip" { "iproute2" } else { "nftables" },
+    })
+}
+
+/// What a program wrote, with the line that `ip -batch` only numbers.
+fn complaint(stderr: &str, input: &str) -> String {
+    let message = stderr.trim().replace('\n', "; ");
+    let number = message
+        .split_once("Command failed -:")
+        .and_then(|(_, rest)| rest.trim().parse::<usize>().ok());
+    match number.and_then(|n| input.lines().nth(n.checked_sub(1)?)) {
+        Some(line) => format!("{message} ({line})"),
+        None => message,
+    }
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SandboxError> + Send) -> Result<T, SandboxError> {
+    std::thread::scope(|scope| match std::thread::Builder::new().spawn_scoped(scope, work) {
+        Ok(handle) => handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(error) => Err(SandboxError::Thread { error }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaint;
+
+    #[test]
+    fn a_failed_batch_line_is_shown() {
+        let stderr = "RTNETLINK answers: File exists\nCommand failed -:2\n";
+        assert_eq!(
+            complaint(stderr, "link set lo up\naddr add 10.0.0.1/32 dev lo\n"),
+            "RTNETLINK answers: File exists; Command failed -:2 (addr add 10.0.0.1/32 dev lo)"
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! The wiring of the sandbox, as batches for `ip -batch`: pure text from a cluster.
+//!
+//! ```text
+//!   pod eth0 --- podN node eth0 --- nodeN underlay (bridge) client --- eth0 client
+//! ```
+//! A pod's veth is routed through its node, as the ptp CNI does it; pod networks are routed between nodes through the
+//! nodes' addresses. What nobody has ends in an `unreachable` route, so that "no such address" answers at once and is
+//! never mistaken for silence.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use policy_compiler::addresses::AddressBook;
+use policy_compiler::cluster::{Cluster, Endpoint, Node, PodName};
+
+use super::{Frontend, Options, SandboxError};
+
+/// More pods than this are more than one machine's sandbox is for: every pod is a namespace with its own devices.
+pub(super) const POD_LIMIT: usize = 200;
+
+/// The gateway of every pod; each node-side device has it.
+const GATEWAYS: [&str; 2] = ["169.254.1.1", "fe80::1"];
+
+/// The `unreachable` routes of a node, answered by nft: the kernel's own answers to such a route are limited to one a
+/// second and sender in IPv4, and probes would take the rest for silence. After DNAT, before any policy.
+pub(super) const UNREACHABLE: &str = "table inet sandbox_unreachable {
+  chain prerouting {
+    type filter hook prerouting priority dstnat + 10;
+    fib daddr type unicast fib daddr oif missing reject with icmpx type no-route
+  }
+}
+";
+
+/// A pod with a namespace of its own.
+pub(super) struct PodPlan {
+    pub(super) name: PodName,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// A node and its pods.
+pub(super) struct NodePlan {
+    pub(super) node: Arc<Node>,
+    pub(super) pods: Vec<PodPlan>,
+}
+
+/// Who is in the sandbox, and how they are wired.
+pub(super) struct Topology {
+    pub(super) nodes: Vec<NodePlan>,
+    client: Vec<IpAddr>,
+    virtual_addresses: Vec<IpAddr>,
+}
+
+impl Topology {
+    /// Sorts a cluster into nodes and pods, and refuses what cannot be built.
+    pub(super) fn of(cluster: &Cluster, options: &Options, frontends: &[Frontend]) -> Result<Topology, SandboxError> {
+        let book = AddressBook::new(cluster);
+        let mut nodes: Vec<NodePlan> = Vec::new();
+        for node in cluster.nodes.values() {
+            // Both families, because pods of either may live there.
+            for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+                if !node.addresses.iter().any(family) {
+                    return Err(incomplete(format!("node {}", node.name), "an IPv4 and an IPv6 address"));
+                }
+            }
+            nodes.push(NodePlan {
+                node: node.clone(),
+                pods: Vec::new(),
+            });
+        }
+        let mut found = 0;
+        for pod in cluster.pods.values().filter(|p| !p.ended && !p.host_network) {
+            let object = || format!("pod {}", pod.name);
+            let home = nodes.iter_mut().find(|n| Some(&n.node.name) == pod.node.as_ref());
+            let home = home.ok_or_else(|| incomplete(object(), "a node"))?;
+            if pod.addresses.is_empty() {
+                return Err(incomplete(object(), "an address"));
+            }
+            let addresses: Vec<IpAddr> = book.endpoints(pod).iter().filter_map(Endpoint::address).collect();
+            // All its addresses belong to pods started later: there is nothing left to build.
+            if addresses.is_empty() {
+                continue;
+            }
+            found += 1;
+            home.pods.push(PodPlan {
+                name: pod.name.clone(),
+                addresses,
+            });
+        }
+        if found > POD_LIMIT {
+            return Err(SandboxError::TooManyPods { found });
+        }
+        let in_use = |a: &IpAddr| book.pod(*a).is_some() || nodes.iter().any(|n| n.node.addresses.contains(a));
+        if let Some(address) = options.client.iter().find(|a| in_use(a)) {
+            return Err(SandboxError::ClientAddressTaken { address: *address });
+        }
+        Ok(Topology {
+            nodes,
+            client: options.client.clone(),
+            virtual_addresses: frontends.iter().map(|f| f.address).collect(),
+        })
+    }
+
+    /// The switch between the nodes and the client; the paths are their namespaces.
+    pub(super) fn underlay(&self, nodes: &[String], client: &str) -> String {
+        let mut batch = String::from("link set lo up\nlink add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
+        let ports = nodes
+            .iter()
+            .enumerate()
+            .map(|(at, path)| (format!("node{at}"), path.as_str()));
+        for (port, path) in ports.chain([("client".to_owned(), client)]) {
+            let _ = writeln!(batch, "link add {port} type veth peer name eth0 netns {path}");
+            let _ = writeln!(batch, "link set {port} master br0 up");
+        }
+        batch
+    }
+
+    /// A node: its uplink, a device for each of its pods, and routes to everybody else.
+    pub(super) fn node(&self, at: usize, pods: &[String]) -> String {
+        let own = &self.nodes[at];
+        let mut batch = uplink(&own.node.addresses);
+        for network in &own.node.pod_cidrs {
+            let _ = writeln!(batch, "route replace unreachable {network}");
+        }
+        for (number, (pod, path)) in own.pods.iter().zip(pods).enumerate() {
+            let device = format!("pod{number}");
+            let _ = writeln!(batch, "link add {device} type veth peer name eth0 netns {path}");
+            let _ = writeln!(batch, "link set {device} up");
+            let _ = writeln!(batch, "addr add {}/32 dev {device}", GATEWAYS[0]);
+            let _ = writeln!(batch, "addr add {}/64 dev {device} nodad", GATEWAYS[1]);
+            for address in &pod.addresses {
+                route(&mut batch, host(*address), &device, None, &own.node.addresses);
+            }
+        }
+        for address in self.client.iter().chain(&self.virtual_addresses) {
+            // A virtual address needs some route, or the node's own programs could not even try it.
+            route(&mut batch, host(*address), "eth0", None, &own.node.addresses);
+        }
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        others.for_each(|(_, other)| other.routes(&mut batch, &own.node.addresses));
+        batch
+    }
+
+    /// The client outside of the cluster: it knows the nodes, and the pods through them.
+    pub(super) fn client(&self) -> String {
+        let mut batch = uplink(&self.client);
+        self.nodes.iter().for_each(|node| node.routes(&mut batch, &self.client));
+        batch
+    }
+}
+
+impl NodePlan {
+    /// The way to this node and to its pods, seen from elsewhere on the underlay.
+    fn routes(&self, batch: &mut String, sources: &[IpAddr]) {
+        for address in &self.node.addresses {
+            route(batch, host(*address), "eth0", None, sources);
+        }
+        let outside = |a: &&IpAddr| !self.node.pod_cidrs.iter().any(|net| net.contains(*a));
+        let strays = self
+            .pods
+            .iter()
+            .flat_map(|p| &p.addresses)
+            .filter(outside)
+            .map(|a| host(*a));
+        for network in self.node.pod_cidrs.iter().map(|net| net.trunc()).chain(strays) {
+            let via = same_family(&self.node.addresses, network.addr());
+            route(batch, network, "eth0", via, sources);
+        }
+    }
+}
+
+impl PodPlan {
+    /// A pod: its addresses, and everything else through its node.
+    pub(super) fn batch(&self) -> String {
+        let mut batch = String::from("link set lo up\nlink set eth0 up\n");
+        addresses(&mut batch, &self.addresses);
+        for (gateway, all) in GATEWAYS.into_iter().zip(["0.0.0.0/0", "::/0"]) {
+            let four = gateway.contains('.');
+            let Some(source) = self.addresses.iter().find(|a| a.is_ipv4() == four) else {
+                continue;
+            };
+            if four {
+                let _ = writeln!(batch, "route replace {gateway}/32 dev eth0");
+            }
+            let _ = writeln!(batch, "route replace {all} via {gateway} dev eth0 src {source}");
+        }
+        batch
+    }
+}
+
+fn incomplete(object: String, what: &'static str) -> SandboxError {
+    SandboxError::Incomplete { object, what }
+}
+
+fn host(address: IpAddr) -> IpNet {
+    address.into()
+}
+
+fn same_family(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
+    addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4())
+}
+
+/// The device towards the underlay; whatever no later route names does not exist.
+fn uplink(own: &[IpAddr]) -> String {
+    let mut batch = String::from("link set lo up\nlink set eth0 up\n");
+    addresses(&mut batch, own);
+    batch.push_str("route replace unreachable 0.0.0.0/0\nroute replace unreachable ::/0\n");
+    batch
+}
+
+fn addresses(batch: &mut String, own: &[IpAddr]) {
+    for address in own {
+        // Duplicate detection would keep an IPv6 address out of use for a second or more.
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        let _ = writeln!(batch, "addr add {} dev eth0{nodad}", host(*address));
+    }
+}
+
+/// A route whose source is the first own address of the family; none when there is no such address.
+fn route(batch: &mut String, to: IpNet, device: &str, via: Option<IpAddr>, sources: &[IpAddr]) {
+    let Some(source) = same_family(sources, to.addr()) else {
+        return;
+    };
+    let via = via.map(|v| format!(" via {v} onlink")).unwrap_or_default();
+    let _ = writeln!(batch, "route replace {to}{via} dev {device} src {source}");
+}
