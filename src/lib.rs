@@ -1,4 +1,5 @@
 //! Palisade.
 
 pub mod manifests;
+pub mod nft;
 pub mod sandbox;

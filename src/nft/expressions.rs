@@ -1,0 +1,231 @@
+//! Small constructors of rules' parts, each with the nft text that it stands for.
+
+use nftables::expr::{
+    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
+};
+use nftables::stmt::{
+    AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Set, SetOp, Statement, VerdictMap,
+};
+use policy_compiler::policy::Direction;
+use policy_compiler::ports::{PortRange, Protocol};
+
+use super::names::{ChainName, Family, SetName};
+
+/// The protocol's name in nft.
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
+/// The protocol of ICMP in a family, by nft's name.
+pub(super) fn icmp_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp",
+        Family::V6 => "ipv6-icmp",
+    }
+}
+
+/// `ct original ip saddr`: who opened the connection.
+pub(super) fn client(family: Family) -> Expression<'static> {
+    connection_address(family, CTDir::Original)
+}
+
+/// `ct reply ip saddr`: who answers, after any DNAT.
+pub(super) fn server(family: Family) -> Expression<'static> {
+    connection_address(family, CTDir::Reply)
+}
+
+/// `ct reply proto-src`: the port of the one who answers. nft wants `meta l4proto` compared earlier in the rule.
+pub(super) fn server_port() -> Expression<'static> {
+    ct("proto-src", Some(CTDir::Reply))
+}
+
+/// `ct protocol`
+pub(super) fn connection_protocol() -> Expression<'static> {
+    ct("protocol", None)
+}
+
+/// The pod that is judged: the client for egress, the server for ingress.
+pub(super) fn subject(direction: Direction, family: Family) -> Expression<'static> {
+    match direction {
+        Direction::Ingress => server(family),
+        Direction::Egress => client(family),
+    }
+}
+
+/// The other end.
+pub(super) fn peer(direction: Direction, family: Family) -> Expression<'static> {
+    match direction {
+        Direction::Ingress => client(family),
+        Direction::Egress => server(family),
+    }
+}
+
+/// `a . b . c`
+pub(super) fn concat(parts: impl IntoIterator<Item = Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(parts.into_iter().collect()))
+}
+
+/// `ip saddr`, `tcp flags`, `icmpv6 type`
+pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+/// `meta l4proto tcp`
+pub(super) fn packet_protocol(name: &'static str) -> Statement<'static> {
+    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
+    compare(left, Operator::EQ, text(name))
+}
+
+/// `ct protocol tcp`
+pub(super) fn of_connection(protocol: Protocol) -> Statement<'static> {
+    compare(connection_protocol(), Operator::EQ, text(protocol_name(protocol)))
+}
+
+/// `ct protocol != tcp`
+pub(super) fn not_of_connection(protocol: Protocol) -> Statement<'static> {
+    compare(connection_protocol(), Operator::NEQ, text(protocol_name(protocol)))
+}
+
+/// `ct state invalid,untracked`
+pub(super) fn state(names: &[&'static str]) -> Statement<'static> {
+    let names: Vec<_> = names.iter().copied().map(text).collect();
+    compare(ct("state", None), Operator::IN, Expression::List(names))
+}
+
+/// `tcp flags & (fin|syn|rst|ack) != syn`: anything but the packet that opens a connection.
+pub(super) fn not_a_syn() -> Statement<'static> {
+    // nft's `|` takes two operands.
+    let or = |a, b| Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![a, b])));
+    let mask = or(or(text("fin"), text("syn")), or(text("rst"), text("ack")));
+    let flags = BinaryOperation::AND(header("tcp", "flags"), mask);
+    compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
+}
+
+/// `icmpv6 type 133-137`
+pub(super) fn neighbour_discovery() -> Statement<'static> {
+    compare(header("icmpv6", "type"), Operator::EQ, range(133, 137))
+}
+
+/// `ct reply proto-src 8000-8080`
+pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
+    compare(
+        server_port(),
+        Operator::EQ,
+        range(ports.first.into(), ports.last.into()),
+    )
+}
+
+/// `<expression> @<set>`
+pub(super) fn is_in(left: Expression<'static>, set: SetName) -> Statement<'static> {
+    compare(left, Operator::EQ, reference(set))
+}
+
+/// `<expression> vmap @<map>`
+pub(super) fn verdict_of(key: Expression<'static>, map: SetName) -> Statement<'static> {
+    Statement::VerdictMap(VerdictMap {
+        key,
+        data: reference(map),
+    })
+}
+
+/// `accept`
+pub(super) fn accept() -> Statement<'static> {
+    Statement::Accept(None)
+}
+
+/// `drop`
+pub(super) fn drop() -> Statement<'static> {
+    Statement::Drop(None)
+}
+
+/// `return`
+pub(super) fn back() -> Statement<'static> {
+    Statement::Return(None)
+}
+
+/// `jump <chain>`
+pub(super) fn jump(chain: ChainName) -> Statement<'static> {
+    Statement::Jump(target(chain))
+}
+
+/// `goto <chain>`
+pub(super) fn goto(chain: ChainName) -> Statement<'static> {
+    Statement::Goto(target(chain))
+}
+
+/// `counter`
+pub(super) fn counter() -> Statement<'static> {
+    Statement::Counter(Counter::Anonymous(Some(AnonymousCounter {
+        packets: Some(0),
+        bytes: Some(0),
+    })))
+}
+
+/// `limit rate 100/second burst 100 packets`
+pub(super) fn limit(rate: u32) -> Statement<'static> {
+    Statement::Limit(Limit {
+        rate,
+        rate_unit: None,
+        per: Some("second".into()),
+        burst: Some(rate),
+        burst_unit: None,
+        inv: None,
+    })
+}
+
+/// `update @<set> { <expression> }`
+pub(super) fn update(set: SetName, elem: Expression<'static>) -> Statement<'static> {
+    Statement::Set(Set {
+        op: SetOp::Update,
+        elem,
+        set: format!("@{set}").into(),
+    })
+}
+
+fn compare(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op })
+}
+
+fn text(name: &'static str) -> Expression<'static> {
+    Expression::String(name.into())
+}
+
+fn range(first: u32, last: u32) -> Expression<'static> {
+    Expression::Range(Box::new(Range {
+        range: [Expression::Number(first), Expression::Number(last)],
+    }))
+}
+
+fn reference(set: SetName) -> Expression<'static> {
+    Expression::String(format!("@{set}").into())
+}
+
+fn target(chain: ChainName) -> JumpTarget<'static> {
+    JumpTarget {
+        target: chain.to_string().into(),
+    }
+}
+
+fn connection_address(family: Family, dir: CTDir) -> Expression<'static> {
+    // nft's JSON has the family in the key.
+    let key = match family {
+        Family::V4 => "ip saddr",
+        Family::V6 => "ip6 saddr",
+    };
+    ct(key, Some(dir))
+}
+
+fn ct(key: &'static str, dir: Option<CTDir>) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT {
+        key: key.into(),
+        family: None,
+        dir,
+    }))
+}

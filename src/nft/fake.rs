@@ -1,0 +1,181 @@
+//! A kernel in memory. It holds a table to the rules that the real one has (nothing refers to what is not there, nothing is
+//! removed while something refers to it, a step is all or nothing), and can dump itself.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nftables::expr::Expression;
+use nftables::stmt::Statement;
+
+use super::kernel::{Kernel, KernelError};
+use super::listing::Listing;
+use super::names::{ChainName, SetName};
+use super::ruleset::{Elements, Key, Rule, Ruleset};
+use super::transaction::{Operation, Transaction};
+
+/// The in-memory kernel.
+#[derive(Debug, Default)]
+pub struct Fake {
+    table: Mutex<Option<Ruleset>>,
+}
+
+impl Fake {
+    /// The content of the table; none when there is no table.
+    pub fn content(&self) -> Option<Ruleset> {
+        self.table().clone()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Option<Ruleset>> {
+        // A step works on a copy, so what a panicking thread left behind is whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Fake {
+    /// The table as nft text; nothing when there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.content().map_or(Ok(()), |content| content.fmt(f))
+    }
+}
+
+impl Kernel for Fake {
+    fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        let mut table = self.table();
+        for step in transaction.steps() {
+            let mut next = table.clone();
+            for operation in step {
+                apply(operation, &mut next).map_err(|reason| KernelError::Refused(format!("{operation}: {reason}")))?;
+            }
+            *table = next;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Option<Listing>, KernelError> {
+        Ok(self.table().as_ref().map(Listing::of))
+    }
+
+    fn delete(&self) -> Result<(), KernelError> {
+        *self.table() = None;
+        Ok(())
+    }
+}
+
+fn apply(operation: &Operation, table: &mut Option<Ruleset>) -> Result<(), &'static str> {
+    const MISSING: &str = "No such file or directory";
+    const BUSY: &str = "Device or resource busy";
+    match operation {
+        Operation::AddTable => {
+            table.get_or_insert_default();
+            return Ok(());
+        }
+        Operation::DeleteTable => return table.take().map(drop).ok_or(MISSING),
+        _ => {}
+    }
+    let table = table.as_mut().ok_or(MISSING)?;
+    match operation {
+        Operation::AddTable | Operation::DeleteTable => {}
+        Operation::AddChain(name) => {
+            table.chains.entry(*name).or_default();
+        }
+        Operation::FlushChain(name) => table.chains.get_mut(name).ok_or(MISSING)?.clear(),
+        Operation::DeleteChain(name) => {
+            if chain_in_use(table, *name) {
+                return Err(BUSY);
+            }
+            table.chains.remove(name).ok_or(MISSING)?;
+        }
+        Operation::AddRule(name, rule) => {
+            let (sets, chains) = references(rule);
+            let have_sets = sets
+                .iter()
+                .all(|s| table.sets.keys().any(|name| name.to_string() == **s));
+            let have_chains = chains
+                .iter()
+                .all(|c| table.chains.keys().any(|name| name.to_string() == **c));
+            if !have_sets || !have_chains {
+                return Err(MISSING);
+            }
+            table.chains.get_mut(name).ok_or(MISSING)?.push(rule.clone());
+        }
+        Operation::AddSet(name) => {
+            table.sets.entry(*name).or_default();
+        }
+        Operation::DeleteSet(name) => {
+            let text = name.to_string();
+            if table
+                .chains
+                .values()
+                .flatten()
+                .any(|rule| references(rule).0.contains(&text.as_str()))
+            {
+                return Err(BUSY);
+            }
+            table.sets.remove(name).ok_or(MISSING)?;
+        }
+        Operation::AddElements(name, elements) => {
+            if elements
+                .iter()
+                .any(|(_, e)| e.goto.is_some_and(|chain| !table.chains.contains_key(&chain)))
+            {
+                return Err(MISSING);
+            }
+            let set = table.sets.get_mut(name).ok_or(MISSING)?;
+            for (key, element) in elements {
+                let conflict = set.get(key).is_some_and(|before| before != element);
+                if conflict || overlaps(set, key) {
+                    return Err("File exists");
+                }
+                set.insert(*key, element.clone());
+            }
+        }
+        Operation::DeleteElements(name, keys) => {
+            let set = table.sets.get_mut(name).ok_or(MISSING)?;
+            for key in keys {
+                set.remove(key).ok_or(MISSING)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn chain_in_use(table: &Ruleset, name: ChainName) -> bool {
+    let text = name.to_string();
+    let by_rule = |rule: &Rule| references(rule).1.contains(&text.as_str());
+    let by_element = |(set, elements): (&SetName, &Elements)| {
+        set.is_map() && elements.values().any(|element| element.goto == Some(name))
+    };
+    table.chains.values().flatten().any(by_rule) || table.sets.iter().any(by_element)
+}
+
+fn overlaps(set: &Elements, key: &Key) -> bool {
+    let Key::Interval(range) = key else { return false };
+    let clash = |other: &Key| matches!(other, Key::Interval(o) if o.intersection(range).is_some());
+    set.keys().any(|other| other != key && clash(other))
+}
+
+/// The sets and chains that a rule names.
+fn references(rule: &Rule) -> (Vec<&str>, Vec<&str>) {
+    let (mut sets, mut chains) = (Vec::new(), Vec::new());
+    for statement in &rule.statements {
+        let named = match statement {
+            Statement::Jump(to) | Statement::Goto(to) => {
+                chains.push(to.target.as_ref());
+                None
+            }
+            Statement::Match(m) => text_of(&m.right),
+            Statement::VerdictMap(v) => text_of(&v.data),
+            Statement::Set(s) => Some(s.set.as_ref()),
+            _ => None,
+        };
+        sets.extend(named.and_then(|text| text.strip_prefix('@')));
+    }
+    (sets, chains)
+}
+
+fn text_of<'a>(expression: &'a Expression<'static>) -> Option<&'a str> {
+    match expression {
+        Expression::String(text) => Some(text),
+        _ => None,
+    }
+}

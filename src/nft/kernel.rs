@@ -1,0 +1,314 @@
+//! The narrow way to the kernel: apply a transaction, read the own table back, remove it. [`Nft`] does it by the nft
+//! program, which takes JSON on its standard input; [`super::fake::Fake`] does it in memory.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::listing::Listing;
+use super::names::{TABLE, TABLE_FAMILY};
+use super::transaction::{Operation, Transaction};
+
+/// Where transactions go.
+pub trait Kernel {
+    /// Applies the steps of a transaction in order, each all or nothing; stops at the first that fails. After an error the
+    /// content is what the last successful step left: apply [`super::replace`] next.
+    fn apply(&self, transaction: &Transaction) -> Result<(), KernelError>;
+
+    /// The content of the table; none when there is no table.
+    fn read(&self) -> Result<Option<Listing>, KernelError>;
+
+    /// Removes the table, if there is one.
+    fn delete(&self) -> Result<(), KernelError>;
+}
+
+/// Why the kernel did not do it.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// There is no nft program.
+    #[error("the program {program} is not installed; install it (apt-get install nftables)")]
+    NotInstalled {
+        /// What was looked for.
+        program: String,
+    },
+    /// Not root, or in a container without the capability.
+    #[error("no permission to change nftables; run as root, or give the container the NET_ADMIN capability")]
+    NotPermitted,
+    /// The kernel has no nf_tables.
+    #[error("this kernel has no nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET); load or build the module")]
+    NoNfTables,
+    /// The program is older than its JSON that is needed, or was built without it.
+    #[error("nft is too old or has no JSON ({found}); version 1.0.2 or later with JSON is needed")]
+    TooOld {
+        /// What it says about itself.
+        found: String,
+    },
+    /// It took too long, and was ended.
+    #[error("nft did not finish within {} seconds and was ended; the kernel is as before, or as after", .0.as_secs())]
+    TimedOut(Duration),
+    /// nft refused.
+    #[error("nft refused: {0}")]
+    Refused(String),
+    /// nft answered something else than was asked.
+    #[error("nft's answer could not be read: {0}")]
+    Answer(String),
+    /// The program could not be run or spoken to.
+    #[error("nft could not be run: {0}")]
+    Io(#[from] std::io::Error),
+    /// The transaction could not be written down.
+    #[error("the transaction could not be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The real kernel, of the network namespace that the calling thread is in. Every call blocks.
+#[derive(Clone, Debug)]
+pub struct Nft {
+    /// The program.
+    pub program: OsString,
+    /// How long one step may take.
+    pub timeout: Duration,
+}
+
+impl Default for Nft {
+    fn default() -> Self {
+        Nft {
+            program: "nft".into(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Nft {
+    /// Whether the program is there and new enough; its version.
+    pub fn version(&self) -> Result<String, KernelError> {
+        let output = self.run(&["--version"], String::new())?;
+        // nftables v1.0.6 (Lester Gooch #5)
+        let found = output.stdout.trim().to_owned();
+        let number = found.split_whitespace().find_map(|word| word.strip_prefix('v'));
+        let parts: Vec<u32> = number.unwrap_or("0").split('.').map_while(|p| p.parse().ok()).collect();
+        if !output.status.success() || parts.as_slice() < &[1, 0, 2][..] {
+            return Err(KernelError::TooOld { found });
+        }
+        Ok(parts.iter().map(u32::to_string).collect::<Vec<_>>().join("."))
+    }
+
+    fn run(&self, arguments: &[&str], input: String) -> Result<Output, KernelError> {
+        let child = Command::new(&self.program)
+            .args(arguments)
+            // Complaints are recognised by their English words.
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => KernelError::NotInstalled {
+                    program: self.program.to_string_lossy().into_owned(),
+                },
+                _ => KernelError::Io(error),
+            })?;
+        let mut child = KilledOnDrop(child);
+        // Its three pipes are served at once, lest either side wait for the other for ever.
+        let stdin = child.0.stdin.take();
+        let writer = std::thread::spawn(move || {
+            // When nft gives up early the pipe breaks; its complaint says why.
+            stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))
+        });
+        let stdout = reader(child.0.stdout.take());
+        let stderr = reader(child.0.stderr.take());
+        let status = child.wait(self.timeout)?;
+        let _ = writer.join();
+        Ok(Output {
+            status,
+            stdout: stdout.join().unwrap_or_default(),
+            stderr: stderr.join().unwrap_or_default(),
+        })
+    }
+
+    fn load(&self, document: String) -> Result<(), KernelError> {
+        let output = self.run(&["-j", "-f", "-"], document)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(complaint(&output.stderr))
+    }
+}
+
+impl Kernel for Nft {
+    fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        transaction.to_json()?.into_iter().try_for_each(|step| self.load(step))
+    }
+
+    fn read(&self) -> Result<Option<Listing>, KernelError> {
+        let output = self.run(&["-j", "list", "table", TABLE_FAMILY, TABLE], String::new())?;
+        if output.status.success() {
+            return Listing::parse(&output.stdout).map(Some).map_err(KernelError::Answer);
+        }
+        if output.stderr.contains("No such file or directory") {
+            return Ok(None);
+        }
+        Err(complaint(&output.stderr))
+    }
+
+    fn delete(&self) -> Result<(), KernelError> {
+        let mut transaction = Transaction::default();
+        // Adding it first makes it an error-free deletion when it is not there.
+        for operation in [Operation::AddTable, Operation::DeleteTable] {
+            let added = transaction.add(operation);
+            debug_assert!(added.is_ok(), "operations on the table are always valid");
+        }
+        self.apply(&transaction)
+    }
+}
+
+struct Output {
+    status: ExitStatus,
+    stdout: String,
+    stderr: String,
+}
+
+struct KilledOnDrop(Child);
+
+impl KilledOnDrop {
+    fn wait(&mut self, timeout: Duration) -> Result<ExitStatus, KernelError> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                return Err(KernelError::TimedOut(timeout));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        // Neither fails in a way that anything can be done about; a child that has ended is only reaped.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is still worth showing.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// What nft says, as one of the errors that have a remedy, or quoted.
+fn complaint(stderr: &str) -> KernelError {
+    let says = |text: &str| stderr.contains(text);
+    if says("Operation not permitted") || says("Permission denied") {
+        return KernelError::NotPermitted;
+    }
+    if says("Protocol not supported") || says("Unable to initialize Netlink socket") {
+        return KernelError::NoNfTables;
+    }
+    if says("JSON support not compiled-in") {
+        return KernelError::TooOld {
+            found: "JSON support not compiled-in".to_owned(),
+        };
+    }
+    const SHOWN: usize = 5;
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let mut quoted = lines.iter().take(SHOWN).copied().collect::<Vec<_>>().join("; ");
+    if lines.len() > SHOWN {
+        quoted.push_str(&format!("; and {} more lines", lines.len() - SHOWN));
+    }
+    if quoted.is_empty() {
+        quoted.push_str("it gave no reason");
+    }
+    KernelError::Refused(quoted)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn stand_in(script: &str) -> (tempfile::TempDir, Nft) {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nft");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let nft = Nft {
+            program: path.into(),
+            timeout: Duration::from_secs(5),
+        };
+        (dir, nft)
+    }
+
+    #[track_caller]
+    fn check(script: &str, expected: &str) {
+        let (_dir, nft) = stand_in(script);
+        let error = nft.delete().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn each_complaint_says_what_to_do() {
+        check(
+            "echo 'Error: Could not process rule: Operation not permitted' >&2; exit 1",
+            "NET_ADMIN",
+        );
+        check(
+            "echo 'Unable to initialize Netlink socket: Protocol not supported' >&2; exit 1",
+            "nf_tables",
+        );
+        check("echo 'Error: JSON support not compiled-in' >&2; exit 1", "too old");
+        check(
+            "echo 'internal:0:0-0: Error: Could not process rule: File exists' >&2; exit 1",
+            "rule: File exists",
+        );
+        check("exit 3", "no reason");
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let nft = Nft {
+            program: "/nowhere/nft".into(),
+            ..Nft::default()
+        };
+        let error = nft.delete().unwrap_err().to_string();
+        assert!(
+            error.contains("/nowhere/nft") && error.contains("apt-get install nftables"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_hanging_program_is_ended() {
+        let (_dir, mut nft) = stand_in("exec sleep 60");
+        nft.timeout = Duration::from_millis(50);
+        let begin = Instant::now();
+        assert!(matches!(nft.delete(), Err(KernelError::TimedOut(_))));
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |text: &str| {
+            let (_dir, nft) = stand_in(&format!("echo '{text}'"));
+            nft.version().map_err(|e| e.to_string())
+        };
+        assert_eq!(version("nftables v1.0.6 (Lester Gooch #5)"), Ok("1.0.6".to_owned()));
+        assert_eq!(version("nftables v1.1.0 (Commodore Bullmoose)"), Ok("1.1.0".to_owned()));
+        assert!(version("nftables v0.9.8 (E.D.S.)").unwrap_err().contains("0.9.8"));
+        assert!(version("something else").is_err());
+    }
+}

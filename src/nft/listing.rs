@@ -1,0 +1,181 @@
+//! What the kernel says that the table holds, in a form that can be compared: with another listing (has anybody changed
+//! it?), and with the ruleset that should be there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::ruleset::Ruleset;
+use super::text;
+
+/// The content of the table without what changes by itself: counters, handles, and sets that rules fill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Chains with their rules.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Sets and maps with their elements.
+    pub sets: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Listing {
+    /// Reads the answer to `nft -j list table`.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let document: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        let objects = document["nftables"].as_array().ok_or("there is no list of objects")?;
+        let mut listing = Listing::default();
+        for object in objects {
+            let Some((kind, value)) = object.as_object().and_then(|o| o.iter().next()) else {
+                return Err(format!("not an object: {object}"));
+            };
+            let text = |key: &str| {
+                value[key]
+                    .as_str()
+                    .map(str::to_owned)
+                    .ok_or(format!("{kind} without {key}"))
+            };
+            match kind.as_str() {
+                "chain" => {
+                    // The hook is part of a chain's meaning; a chain without one has nothing to say here.
+                    let hook = ["type", "hook", "prio", "policy"].map(|key| value[key].to_string());
+                    let rules = listing.chains.entry(text("name")?).or_default();
+                    if value["hook"].is_string() {
+                        rules.insert(0, hook.join(" "));
+                    }
+                }
+                "rule" => {
+                    let mut rule = value["expr"].clone();
+                    forget_counters(&mut rule);
+                    let line = format!("{rule} {}", value["comment"]);
+                    listing.chains.entry(text("chain")?).or_default().push(line);
+                }
+                "set" | "map" => {
+                    let elements = match (value["stmt"].is_array(), value["elem"].as_array()) {
+                        (false, Some(elements)) => elements.iter().map(element).collect::<Result<_, _>>()?,
+                        _ => BTreeSet::new(),
+                    };
+                    listing.sets.insert(text("name")?, elements);
+                }
+                _ => {}
+            }
+        }
+        Ok(listing)
+    }
+
+    /// In which respect the content is not that of the ruleset: missing or foreign chains, sets and elements, or chains
+    /// with another number of rules. None when it is as it should be.
+    pub fn difference(&self, expected: &Ruleset) -> Option<String> {
+        let expected = Listing::of(expected);
+        if let Some(difference) = names_differ("chain", &self.chains, &expected.chains) {
+            return Some(difference);
+        }
+        if let Some(difference) = names_differ("set", &self.sets, &expected.sets) {
+            return Some(difference);
+        }
+        for (name, rules) in &self.chains {
+            let wanted = expected.chains[name].len();
+            if rules.len() != wanted {
+                return Some(format!("chain {name} has {} rules instead of {wanted}", rules.len()));
+            }
+        }
+        for (name, elements) in &self.sets {
+            let wanted = &expected.sets[name];
+            if let Some(missing) = wanted.difference(elements).next() {
+                return Some(format!("{missing} is missing in {name}"));
+            }
+            if let Some(foreign) = elements.difference(wanted).next() {
+                return Some(format!("{foreign} does not belong in {name}"));
+            }
+        }
+        None
+    }
+
+    /// What a listing of this ruleset would be, with rules as nft text.
+    pub(super) fn of(ruleset: &Ruleset) -> Self {
+        let chains = ruleset.chains.iter().map(|(name, rules)| {
+            let hook = text::hook(*name).into_iter();
+            (
+                name.to_string(),
+                hook.chain(rules.iter().map(|r| text::Line(r).to_string())).collect(),
+            )
+        });
+        let sets = ruleset.sets.iter().map(|(name, elements)| {
+            (
+                name.to_string(),
+                elements.iter().map(|(key, e)| text::element(key, e)).collect(),
+            )
+        });
+        Listing {
+            chains: chains.collect(),
+            sets: sets.collect(),
+        }
+    }
+}
+
+fn names_differ<T>(what: &str, found: &BTreeMap<String, T>, wanted: &BTreeMap<String, T>) -> Option<String> {
+    let missing = wanted.keys().find(|name| !found.contains_key(*name));
+    let foreign = found.keys().find(|name| !wanted.contains_key(*name));
+    match (missing, foreign) {
+        (Some(name), _) => Some(format!("{what} {name} is missing")),
+        (None, Some(name)) => Some(format!("{what} {name} does not belong here")),
+        (None, None) => None,
+    }
+}
+
+fn forget_counters(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(counter) = object.get_mut("counter") {
+                *counter = Value::Null;
+            }
+            object.values_mut().for_each(forget_counters);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_counters),
+        _ => {}
+    }
+}
+
+/// An element as [`text::element`] writes it.
+fn element(value: &Value) -> Result<String, String> {
+    let (key, verdict) = match value.as_array().map(Vec::as_slice) {
+        Some([key, verdict]) => (key, Some(verdict)),
+        _ => (value, None),
+    };
+    let (key, comment) = match key.get("elem") {
+        Some(inner) => (&inner["val"], inner["comment"].as_str()),
+        None => (key, None),
+    };
+    let mut line = key_text(key)?;
+    if let Some(comment) = comment {
+        line.push_str(&format!(" comment \"{comment}\""));
+    }
+    if let Some(verdict) = verdict {
+        match verdict["goto"]["target"].as_str() {
+            Some(chain) => line.push_str(&format!(" : goto {chain}")),
+            None => line.push_str(&format!(" : {verdict}")),
+        }
+    }
+    Ok(line)
+}
+
+fn key_text(key: &Value) -> Result<String, String> {
+    let part = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(format!("an element that is not understood: {other}")),
+    };
+    if let Some(parts) = key["concat"].as_array() {
+        let parts: Result<Vec<String>, String> = parts.iter().map(part).collect();
+        return Ok(parts?.join(" . "));
+    }
+    if let Some([first, last]) = key["range"].as_array().map(Vec::as_slice) {
+        return Ok(format!("{}-{}", part(first)?, part(last)?));
+    }
+    if key["prefix"].is_object() {
+        let net = format!("{}/{}", part(&key["prefix"]["addr"])?, part(&key["prefix"]["len"])?);
+        let net: ipnet::IpNet = net.parse().map_err(|_| format!("not a network: {net}"))?;
+        let (first, last): (IpAddr, IpAddr) = (net.network(), net.broadcast());
+        return Ok(format!("{first}-{last}"));
+    }
+    part(key)
+}

@@ -1,0 +1,302 @@
+//! Operations as nft's JSON. The types are those of the `nftables` crate; what it cannot say in 0.6.3 stands here: maps to
+//! verdicts with their elements, and sets whose elements count.
+
+use std::net::IpAddr;
+
+use nftables::schema::{Chain, Rule as JsonRule, Table};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+
+use super::expressions::protocol_name;
+use super::names::{ChainName, KeyType, SetName, TABLE};
+use super::ruleset::{Element, Key, Rule};
+use super::text::PRIORITY;
+use super::transaction::Operation;
+use super::{RECORD_SECONDS, RECORD_SIZE};
+
+/// A document for `nft -j -f -`.
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    #[serde(rename = "nftables")]
+    commands: Vec<Command<'a>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(operations: &'a [Operation]) -> Self {
+        Document {
+            commands: operations.iter().map(command).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Command<'a> {
+    Add(Object<'a>),
+    Delete(Object<'a>),
+    Flush(Object<'a>),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Object<'a> {
+    Table(Table<'a>),
+    Chain(Box<Chain<'a>>),
+    Rule(Box<JsonRule<'a>>),
+    Set(SetObject),
+    Map(SetObject),
+    Element(ElementObject<'a>),
+}
+
+#[derive(Serialize)]
+struct SetObject {
+    family: NfFamily,
+    table: &'static str,
+    name: String,
+    #[serde(flatten)]
+    spec: Option<SetSpec>,
+}
+
+#[derive(Serialize)]
+struct SetSpec {
+    #[serde(rename = "type")]
+    key: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<&'static str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    flags: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u32>,
+    /// What each element does when it is met: `[{"counter": null}]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stmt: Option<[Counter; 1]>,
+}
+
+#[derive(Serialize)]
+struct Counter {
+    counter: (),
+}
+
+#[derive(Serialize)]
+struct ElementObject<'a> {
+    family: NfFamily,
+    table: &'static str,
+    name: String,
+    elem: Items<'a>,
+}
+
+enum Items<'a> {
+    Elements(&'a [(Key, Element)]),
+    Keys(&'a [Key]),
+}
+
+impl Serialize for Items<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Items::Elements(elements) => serializer.collect_seq(elements.iter().map(|(key, e)| Item(key, e))),
+            Items::Keys(keys) => serializer.collect_seq(keys.iter().map(KeyItem)),
+        }
+    }
+}
+
+/// An element of a set, or the pair of key and verdict of a map.
+struct Item<'a>(&'a Key, &'a Element);
+
+impl Serialize for Item<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Item(key, element) = self;
+        match &element.goto {
+            Some(chain) => (CommentedKey(key, element), Goto::to(*chain)).serialize(serializer),
+            None => CommentedKey(key, element).serialize(serializer),
+        }
+    }
+}
+
+struct CommentedKey<'a>(&'a Key, &'a Element);
+
+impl Serialize for CommentedKey<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Inner<'a> {
+            val: KeyItem<'a>,
+            comment: &'a str,
+        }
+        let CommentedKey(key, element) = self;
+        match &element.comment {
+            Some(comment) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                let val = KeyItem(key);
+                map.serialize_entry("elem", &Inner { val, comment })?;
+                map.end()
+            }
+            None => KeyItem(key).serialize(serializer),
+        }
+    }
+}
+
+struct KeyItem<'a>(&'a Key);
+
+impl Serialize for KeyItem<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Compound {
+            Range([IpAddr; 2]),
+            Concat(Parts),
+        }
+        struct Parts(Key);
+        impl Serialize for Parts {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut parts = serializer.serialize_seq(None)?;
+                match self.0 {
+                    Key::Pair(a, b) => {
+                        parts.serialize_element(&a)?;
+                        parts.serialize_element(&b)?;
+                    }
+                    Key::Port(address, protocol, port) => {
+                        parts.serialize_element(&address)?;
+                        parts.serialize_element(protocol_name(protocol))?;
+                        parts.serialize_element(&port)?;
+                    }
+                    Key::Address(a) => parts.serialize_element(&a)?,
+                    Key::Interval(r) => parts.serialize_element(&r.first)?,
+                }
+                parts.end()
+            }
+        }
+        match self.0 {
+            Key::Address(a) => a.serialize(serializer),
+            Key::Interval(r) if r.first == r.last => r.first.serialize(serializer),
+            Key::Interval(r) => Compound::Range([r.first, r.last]).serialize(serializer),
+            concat => Compound::Concat(Parts(*concat)).serialize(serializer),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Goto {
+    goto: Target,
+}
+
+#[derive(Serialize)]
+struct Target {
+    target: String,
+}
+
+impl Goto {
+    fn to(chain: ChainName) -> Self {
+        Goto {
+            goto: Target {
+                target: chain.to_string(),
+            },
+        }
+    }
+}
+
+fn command(operation: &Operation) -> Command<'_> {
+    match operation {
+        Operation::AddTable => Command::Add(table()),
+        Operation::DeleteTable => Command::Delete(table()),
+        Operation::AddChain(name) => Command::Add(chain(*name, true)),
+        Operation::FlushChain(name) => Command::Flush(chain(*name, false)),
+        Operation::DeleteChain(name) => Command::Delete(chain(*name, false)),
+        Operation::AddRule(name, r) => Command::Add(rule(*name, r)),
+        Operation::AddSet(name) => Command::Add(set(*name, Some(set_spec(*name)))),
+        Operation::DeleteSet(name) => Command::Delete(set(*name, None)),
+        Operation::AddElements(name, elements) => Command::Add(elements_of(*name, Items::Elements(elements))),
+        Operation::DeleteElements(name, keys) => Command::Delete(elements_of(*name, Items::Keys(keys))),
+    }
+}
+
+fn table<'a>() -> Object<'a> {
+    Object::Table(Table {
+        family: NfFamily::INet,
+        name: TABLE.into(),
+        handle: None,
+    })
+}
+
+fn chain<'a>(name: ChainName, full: bool) -> Object<'a> {
+    let mut chain = Chain {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        name: name.to_string().into(),
+        ..Chain::default()
+    };
+    if full && name == ChainName::Forward {
+        chain._type = Some(NfChainType::Filter);
+        chain.hook = Some(NfHook::Forward);
+        chain.prio = Some(PRIORITY);
+        chain.policy = Some(NfChainPolicy::Accept);
+    }
+    Object::Chain(Box::new(chain))
+}
+
+fn rule(chain: ChainName, rule: &Rule) -> Object<'_> {
+    Object::Rule(Box::new(JsonRule {
+        family: NfFamily::INet,
+        table: TABLE.into(),
+        chain: chain.to_string().into(),
+        expr: rule.statements.as_slice().into(),
+        comment: rule.comment.as_deref().map(Into::into),
+        ..JsonRule::default()
+    }))
+}
+
+fn set<'a>(name: SetName, spec: Option<SetSpec>) -> Object<'a> {
+    let object = SetObject {
+        family: NfFamily::INet,
+        table: TABLE,
+        name: name.to_string(),
+        spec,
+    };
+    if name.is_map() {
+        Object::Map(object)
+    } else {
+        Object::Set(object)
+    }
+}
+
+fn set_spec(name: SetName) -> SetSpec {
+    use super::names::Family::{V4, V6};
+    let interval = name.key_type() == KeyType::Interval;
+    let dynamic = name.is_dynamic();
+    SetSpec {
+        key: match (name.key_type(), name.family()) {
+            (KeyType::Address | KeyType::Interval, V4) => &["ipv4_addr"],
+            (KeyType::Address | KeyType::Interval, V6) => &["ipv6_addr"],
+            (KeyType::Pair, V4) => &["ipv4_addr", "ipv4_addr"],
+            (KeyType::Pair, V6) => &["ipv6_addr", "ipv6_addr"],
+            (KeyType::Port, V4) => &["ipv4_addr", "inet_proto", "inet_service"],
+            (KeyType::Port, V6) => &["ipv6_addr", "inet_proto", "inet_service"],
+            (KeyType::Connection, V4) => &["ipv4_addr", "ipv4_addr", "inet_proto", "inet_service"],
+            (KeyType::Connection, V6) => &["ipv6_addr", "ipv6_addr", "inet_proto", "inet_service"],
+            (KeyType::ConnectionOther, V4) => &["ipv4_addr", "ipv4_addr", "inet_proto"],
+            (KeyType::ConnectionOther, V6) => &["ipv6_addr", "ipv6_addr", "inet_proto"],
+        },
+        map: name.is_map().then_some("verdict"),
+        flags: if interval {
+            &["interval"]
+        } else if dynamic {
+            // nft 1.0.6 refuses "dynamic" here; the rule that updates the set brings it about.
+            &["timeout"]
+        } else {
+            &[]
+        },
+        timeout: dynamic.then_some(RECORD_SECONDS),
+        size: dynamic.then_some(RECORD_SIZE),
+        stmt: dynamic.then_some([Counter { counter: () }]),
+    }
+}
+
+fn elements_of(name: SetName, elem: Items<'_>) -> Object<'_> {
+    Object::Element(ElementObject {
+        family: NfFamily::INet,
+        table: TABLE,
+        name: name.to_string(),
+        elem,
+    })
+}
