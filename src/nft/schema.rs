@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
-use nftables::schema::{Chain, Rule as JsonRule, Table};
+use nftables::schema::SetType::{self, InetProto, InetService};
+use nftables::schema::{Chain, Rule as JsonRule, SetTypeValue, Table};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::expressions::protocol_name;
-use super::names::{ChainName, KeyType, SetName, TABLE};
+use super::names::{ChainName, Family, KeyType, SetName, TABLE};
 use super::ruleset::{Element, Key, Rule};
 use super::text::PRIORITY;
 use super::transaction::Operation;
@@ -61,7 +62,7 @@ struct SetObject {
 #[derive(Serialize)]
 struct SetSpec {
     #[serde(rename = "type")]
-    key: &'static [&'static str],
+    key: SetTypeValue<'static>,
     #[serde(skip_serializing_if = "Option::is_none")]
     map: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -261,21 +262,20 @@ fn set<'a>(name: SetName, spec: Option<SetSpec>) -> Object<'a> {
 }
 
 fn set_spec(name: SetName) -> SetSpec {
-    use super::names::Family::{V4, V6};
+    let address = match name.family() {
+        Family::V4 => SetType::Ipv4Addr,
+        Family::V6 => SetType::Ipv6Addr,
+    };
+    let concatenated = |parts: &[SetType]| SetTypeValue::Concatenated(parts.to_vec().into());
     let interval = name.key_type() == KeyType::Interval;
     let dynamic = name.is_dynamic();
     SetSpec {
-        key: match (name.key_type(), name.family()) {
-            (KeyType::Address | KeyType::Interval, V4) => &["ipv4_addr"],
-            (KeyType::Address | KeyType::Interval, V6) => &["ipv6_addr"],
-            (KeyType::Pair, V4) => &["ipv4_addr", "ipv4_addr"],
-            (KeyType::Pair, V6) => &["ipv6_addr", "ipv6_addr"],
-            (KeyType::Port, V4) => &["ipv4_addr", "inet_proto", "inet_service"],
-            (KeyType::Port, V6) => &["ipv6_addr", "inet_proto", "inet_service"],
-            (KeyType::Connection, V4) => &["ipv4_addr", "ipv4_addr", "inet_proto", "inet_service"],
-            (KeyType::Connection, V6) => &["ipv6_addr", "ipv6_addr", "inet_proto", "inet_service"],
-            (KeyType::ConnectionOther, V4) => &["ipv4_addr", "ipv4_addr", "inet_proto"],
-            (KeyType::ConnectionOther, V6) => &["ipv6_addr", "ipv6_addr", "inet_proto"],
+        key: match name.key_type() {
+            KeyType::Address | KeyType::Interval => SetTypeValue::Single(address),
+            KeyType::Pair => concatenated(&[address, address]),
+            KeyType::Port => concatenated(&[address, InetProto, InetService]),
+            KeyType::Connection => concatenated(&[address, address, InetProto, InetService]),
+            KeyType::ConnectionOther => concatenated(&[address, address, InetProto]),
         },
         map: name.is_map().then_some("verdict"),
         flags: if interval {

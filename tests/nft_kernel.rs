@@ -1,0 +1,278 @@
+//! The rendering against a real kernel: nft takes what is rendered, a difference leads to what a full load gives, and doing
+//! nothing does nothing. Each test has a network namespace of its own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use palisade::nft::{Kernel, Mode, Nft, Ruleset, diff, render, replace};
+use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
+use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::labels::{Labels, Selector};
+use policy_compiler::policy::{
+    Action, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
+};
+use policy_compiler::ports::{PortRange, Protocol};
+use policy_compiler::testing::{self, Tiers};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+
+/// Runs a test in a network namespace of its own. Without root it starts itself again in a user namespace.
+fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
+    if nix::unistd::geteuid().is_root() {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            body();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+        return;
+    }
+    let again = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net"])
+        .arg(std::env::current_exe().expect("the path of this test"))
+        .args(["--exact", test, "--nocapture"])
+        .output()
+        .expect("the program unshare (apt-get install util-linux)");
+    let said = String::from_utf8_lossy(&again.stderr);
+    if said.contains("unshare failed") || said.contains("Operation not permitted") {
+        eprintln!("NOT RUN: {test}: needs root, or user namespaces: {}", said.trim());
+        return;
+    }
+    assert!(again.status.success(), "{test} in a user namespace:\n{said}");
+}
+
+fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
+    render(&compile(cluster, &Subjects::All), Mode::Enforce, previous)
+}
+
+/// Loads the ruleset whole, and holds what the kernel lists against it.
+#[track_caller]
+fn check_loads(ruleset: &Ruleset) {
+    let nft = Nft::default();
+    nft.apply(&replace(ruleset).unwrap()).unwrap();
+    let listing = nft.read().unwrap().expect("a table");
+    assert_eq!(listing.difference(ruleset), None);
+}
+
+fn pod(namespace: &str, name: &str, labels: &[(&str, &str)], addresses: &[&str]) -> Pod {
+    Pod {
+        name: PodName {
+            namespace: namespace.into(),
+            name: name.into(),
+        },
+        labels: labels.iter().copied().collect(),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        node: Some("node-1".into()),
+        host_network: false,
+        ended: false,
+        started: None,
+        ports: Vec::new(),
+        workload: None,
+    }
+}
+
+fn policy(name: &str, subject: Selector, ingress: Vec<Rule>, egress: Option<Vec<Rule>>) -> Policy {
+    Policy {
+        name: PolicyName {
+            namespace: Some("shop".into()),
+            name: name.into(),
+        },
+        tier: Tier::NetworkPolicy,
+        subject: PodSelection {
+            namespaces: NamespaceScope::Named("shop".into()),
+            pods: subject,
+        },
+        ingress: Some(ingress),
+        egress,
+    }
+}
+
+fn rule(peers: Peers, ports: Ports) -> Rule {
+    Rule {
+        action: Action::Accept,
+        peers,
+        ports,
+    }
+}
+
+fn pods_labelled(key: &str, value: &str) -> Peers {
+    Peers::Listed(vec![Peer::Pods(PodSelection {
+        namespaces: NamespaceScope::Named("shop".into()),
+        pods: Selector::labels([(key, value)]),
+    })])
+}
+
+fn block(cidr: &str, except: &[&str]) -> Peer {
+    Peer::Block(IpBlock::new(
+        cidr.parse().unwrap(),
+        except.iter().map(|e| e.parse().unwrap()),
+    ))
+}
+
+fn tcp(first: u16, last: u16) -> Ports {
+    Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange { first, last })])
+}
+
+fn shop() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.add_namespace(Namespace::new("shop", Labels::default()));
+    cluster.add_pod(pod("shop", "db", &[("app", "db")], &["10.0.0.1", "fd00::1"]));
+    cluster.add_pod(pod("shop", "api", &[("app", "api")], &["10.0.0.2", "fd00::2"]));
+    cluster
+}
+
+#[test]
+fn an_empty_cluster_loads() {
+    in_namespace("an_empty_cluster_loads", || {
+        check_loads(&rendered(&Cluster::default(), None))
+    });
+}
+
+#[test]
+fn blocks_ranges_and_names_load() {
+    in_namespace("blocks_ranges_and_names_load", || {
+        let mut cluster = shop();
+        let everywhere = Peers::Listed(vec![block("0.0.0.0/0", &[]), block("::/0", &[])]);
+        let holes = Peers::Listed(vec![
+            block("0.0.0.0/0", &["10.0.0.0/8", "255.255.255.255/32"]),
+            block("10.1.0.0/16", &["10.1.2.0/24"]),
+            block("::/0", &["fd00::/8"]),
+        ]);
+        let name = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "nobody-has-it".into())]);
+        let all_tcp = Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange::ALL)]);
+        let ingress = vec![
+            rule(everywhere, tcp(80, 80)),
+            rule(holes, tcp(8000, 8080)),
+            rule(pods_labelled("app", "api"), tcp(5432, 5440)),
+            rule(Peers::All, name.clone()),
+        ];
+        let egress = vec![rule(Peers::All, all_tcp), rule(pods_labelled("app", "api"), Ports::All)];
+        cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, Some(egress)));
+        let only_name = vec![rule(Peers::All, name)];
+        cluster.add_policy(policy("api", Selector::labels([("app", "api")]), only_name, None));
+        check_loads(&rendered(&cluster, None));
+    });
+}
+
+#[test]
+fn text_and_json_are_the_same_table() {
+    in_namespace("text_and_json_are_the_same_table", || {
+        let mut runner = TestRunner::deterministic();
+        for _ in 0..10 {
+            let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
+            let ruleset = rendered(&cluster, None);
+            check_loads(&ruleset);
+            let nft = Nft::default();
+            let by_json = nft.read().unwrap();
+            for text in [ruleset.to_string(), replace(&ruleset).unwrap().to_string()] {
+                nft.delete().unwrap();
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(file.path(), &text).unwrap();
+                let output = std::process::Command::new("nft")
+                    .arg("-f")
+                    .arg(file.path())
+                    .output()
+                    .unwrap();
+                assert!(
+                    output.status.success(),
+                    "{}\n{text}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+                assert_eq!(nft.read().unwrap(), by_json);
+            }
+        }
+    });
+}
+
+#[test]
+fn differences_lead_to_what_a_full_load_gives() {
+    in_namespace("differences_lead_to_what_a_full_load_gives", || {
+        let nft = Nft::default();
+        let mut runner = TestRunner::deterministic();
+        let mut now: Option<Ruleset> = None;
+        for _ in 0..40 {
+            let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
+            let next = rendered(&cluster, now.as_ref());
+            if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
+                nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
+            }
+            let by_difference = nft.read().unwrap().expect("a table");
+            assert_eq!(by_difference.difference(&next), None);
+            assert_eq!(diff(Some(&next), &rendered(&cluster, Some(&next))).unwrap(), None);
+            nft.apply(&replace(&next).unwrap()).unwrap();
+            assert_eq!(nft.read().unwrap(), Some(by_difference));
+            now = Some(next);
+        }
+        nft.delete().unwrap();
+        assert_eq!(nft.read().unwrap(), None);
+        nft.delete().unwrap();
+    });
+}
+
+#[test]
+fn ten_thousand_peers_load_and_one_more_is_one_element() {
+    in_namespace("ten_thousand_peers_load_and_one_more_is_one_element", || {
+        let mut cluster = shop();
+        let peer = |n: u32| {
+            let address: IpAddr = Ipv4Addr::from_bits(0x0a01_0000 + n).into();
+            pod("shop", &format!("peer-{n}"), &[("app", "api")], &[&address.to_string()])
+        };
+        for n in 0..10_000 {
+            cluster.add_pod(peer(n));
+        }
+        let ingress = vec![rule(pods_labelled("app", "api"), tcp(5432, 5432))];
+        cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
+        let before = rendered(&cluster, None);
+        let begin = Instant::now();
+        let nft = Nft::default();
+        match nft.apply(&replace(&before).unwrap()) {
+            Err(e)
+                if !std::fs::read_to_string("/proc/self/uid_map")
+                    .unwrap()
+                    .contains("4294967295") =>
+            {
+                eprintln!("NOT RUN: ten_thousand_peers: a large document needs root outside user namespaces: {e}");
+                return;
+            }
+            result => result.unwrap(),
+        }
+        eprintln!("10,000 peers loaded in {:?}", begin.elapsed());
+        assert_eq!(nft.read().unwrap().expect("a table").difference(&before), None);
+
+        cluster.add_pod(peer(10_000));
+        let after = rendered(&cluster, Some(&before));
+        let one = diff(Some(&before), &after).unwrap().expect("a change");
+        assert_eq!(one.size(), 1, "{one}");
+        let begin = Instant::now();
+        nft.apply(&one).unwrap();
+        eprintln!("one more in {:?}", begin.elapsed());
+        assert_eq!(nft.read().unwrap().expect("a table").difference(&after), None);
+    });
+}
+
+#[test]
+fn other_tables_are_left_alone() {
+    in_namespace("other_tables_are_left_alone", || {
+        let run = |arguments: &[&str]| {
+            let output = std::process::Command::new("nft").args(arguments).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["add", "table", "ip", "palisade"]);
+        run(&["add", "table", "inet", "other"]);
+        run(&[
+            "add",
+            "chain",
+            "inet",
+            "other",
+            "c",
+            "{ type filter hook forward priority 7; }",
+        ]);
+        let before = run(&["list", "ruleset"]);
+        check_loads(&rendered(&shop(), None));
+        check_loads(&rendered(&shop(), None));
+        Nft::default().delete().unwrap();
+        assert_eq!(run(&["list", "ruleset"]), before);
+    });
+}
