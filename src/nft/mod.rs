@@ -14,6 +14,7 @@ mod render_column;
 pub mod ruleset;
 mod schema;
 mod text;
+pub mod tracer;
 pub mod transaction;
 
 pub use diff::{diff, replace};

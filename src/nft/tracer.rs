@@ -1,0 +1,453 @@
+//! Walks a packet through the rendered rules, the way the kernel does. A rule, expression or set that it does not know is an
+//! error, so that nothing is rendered that no test has judged.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use nftables::expr::{BinaryOperation, CTDir, Expression, MetaKey, NamedExpression, Payload};
+use nftables::stmt::{Operator, Statement};
+use policy_compiler::ports::Protocol;
+use thiserror::Error;
+
+use super::names::{ChainName, Family, KeyType, SetName};
+use super::ruleset::{Key, Rule, Ruleset};
+
+/// A packet at the forward hook, after DNAT and before SNAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Its header's source.
+    pub source: IpAddr,
+    /// Its header's destination.
+    pub destination: IpAddr,
+    /// Its header's protocol, by number.
+    pub protocol: u8,
+    /// The flags of a TCP packet.
+    pub tcp_flags: u8,
+    /// The type of an ICMPv6 packet.
+    pub icmp_type: u8,
+    /// What connection tracking says of it.
+    pub state: State,
+    /// The connection that it belongs to; none when it is invalid or untracked.
+    pub connection: Option<Connection>,
+}
+
+/// `ct state`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// `new`
+    New,
+    /// `established`
+    Established,
+    /// `related`: an ICMP error about the connection.
+    Related,
+    /// `invalid`
+    Invalid,
+    /// `untracked`
+    Untracked,
+}
+
+/// A connection as connection tracking knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// `ct original saddr`
+    pub client: IpAddr,
+    /// `ct reply saddr`
+    pub server: IpAddr,
+    /// `ct protocol`, by number.
+    pub protocol: u8,
+    /// `ct reply proto-src`: the server's port; of ICMP the identifier.
+    pub server_port: u16,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Whether it passes this table.
+    pub accepted: bool,
+    /// Whether it came to the chain `denied` and was not exempt; in audit mode such a packet passes.
+    pub denied: bool,
+    /// The chains that it went through.
+    pub chains: Vec<ChainName>,
+}
+
+/// Why a packet could not be walked through a ruleset.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TraceError {
+    /// A part of a rule that the tracer does not know.
+    #[error("the tracer does not know {0}")]
+    Unknown(String),
+    /// A name of nothing.
+    #[error("there is no chain or set {0}")]
+    Missing(String),
+    /// What nft or the kernel would refuse.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// The flag of the packet that opens a TCP connection.
+pub const SYN: u8 = 0x02;
+/// The flag of every other one.
+pub const ACK: u8 = 0x10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Accept,
+    Drop,
+    /// The end of a chain, or `return`.
+    Return,
+}
+
+/// What a statement does next.
+enum Flow {
+    /// The next statement of the rule.
+    Next,
+    /// The next rule.
+    NoMatch,
+    Verdict(Verdict),
+    Jump(ChainName),
+    Goto(ChainName),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Address(IpAddr),
+    Number(u64),
+    Concat(Vec<Value>),
+}
+
+/// nft's limit on nested jumps.
+const DEPTH: usize = 16;
+
+/// Walks packets through a ruleset.
+pub struct Tracer<'a> {
+    ruleset: &'a Ruleset,
+    chains: HashMap<String, ChainName>,
+    sets: HashMap<String, SetName>,
+}
+
+impl<'a> Tracer<'a> {
+    /// A tracer for this ruleset.
+    pub fn new(ruleset: &'a Ruleset) -> Self {
+        Tracer {
+            ruleset,
+            chains: ruleset.chains.keys().map(|name| (name.to_string(), *name)).collect(),
+            sets: ruleset.sets.keys().map(|name| (name.to_string(), *name)).collect(),
+        }
+    }
+
+    /// Walks one packet through the rules.
+    pub fn trace(&self, packet: &Packet) -> Result<Trace, TraceError> {
+        let walk = Walk { tracer: self, packet };
+        let mut trace = Trace {
+            accepted: true,
+            denied: false,
+            chains: Vec::new(),
+        };
+        // What falls off the base chain meets its policy: accept.
+        trace.accepted = walk.chain(ChainName::Forward, 0, &mut trace)? != Verdict::Drop;
+        Ok(trace)
+    }
+
+    fn chain_name(&self, text: &str) -> Result<ChainName, TraceError> {
+        let found = self.chains.get(text).copied();
+        found.ok_or_else(|| TraceError::Missing(text.to_owned()))
+    }
+
+    fn set_name(&self, text: &str) -> Result<SetName, TraceError> {
+        let found = self.sets.get(text).copied();
+        found.ok_or_else(|| TraceError::Missing(text.to_owned()))
+    }
+
+    fn set_reference(&self, expression: &Expression<'static>) -> Result<SetName, TraceError> {
+        match expression {
+            Expression::String(text) if text.starts_with('@') => self.set_name(&text[1..]),
+            other => Err(TraceError::Unknown(format!("{other:?}"))),
+        }
+    }
+}
+
+/// One packet on its way.
+struct Walk<'a> {
+    tracer: &'a Tracer<'a>,
+    packet: &'a Packet,
+}
+
+impl Walk<'_> {
+    fn chain(&self, name: ChainName, depth: usize, trace: &mut Trace) -> Result<Verdict, TraceError> {
+        let mut current = name;
+        if depth > DEPTH {
+            return Err(TraceError::Invalid(format!("too many jumps, the last to {name}")));
+        }
+        'chain: loop {
+            if trace.chains.len() > 100 {
+                return Err(TraceError::Invalid(format!("a loop through {current}")));
+            }
+            trace.chains.push(current);
+            let missing = || TraceError::Missing(current.to_string());
+            for rule in self.tracer.ruleset.chains.get(&current).ok_or_else(missing)? {
+                match self.rule(current, rule, trace)? {
+                    Flow::Next | Flow::NoMatch => {}
+                    Flow::Verdict(verdict) => return Ok(verdict),
+                    Flow::Goto(next) => {
+                        current = next;
+                        continue 'chain;
+                    }
+                    Flow::Jump(next) => match self.chain(next, depth + 1, trace)? {
+                        Verdict::Return => {}
+                        verdict => return Ok(verdict),
+                    },
+                }
+            }
+            return Ok(Verdict::Return);
+        }
+    }
+
+    fn rule(&self, chain: ChainName, rule: &Rule, trace: &mut Trace) -> Result<Flow, TraceError> {
+        // nft reads a port only when the rule has compared the protocol before.
+        let mut protocol_known = false;
+        for statement in &rule.statements {
+            if let Statement::Match(m) = statement {
+                let is_l4proto = |m: &nftables::expr::Meta| m.key == MetaKey::L4proto;
+                protocol_known |= matches!(&m.left, Expression::Named(NamedExpression::Meta(meta)) if is_l4proto(meta));
+            }
+            match self.statement(chain, statement, protocol_known, trace)? {
+                Flow::Next => {}
+                flow => return Ok(flow),
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    fn statement(
+        &self,
+        chain: ChainName,
+        statement: &Statement<'static>,
+        protocol_known: bool,
+        trace: &mut Trace,
+    ) -> Result<Flow, TraceError> {
+        Ok(match statement {
+            Statement::Accept(_) if chain == ChainName::Forward => Flow::Verdict(Verdict::Accept),
+            Statement::Accept(_) => return Err(TraceError::Invalid(format!("{chain} accepts: it may only return"))),
+            Statement::Drop(_) => Flow::Verdict(Verdict::Drop),
+            Statement::Return(_) => Flow::Verdict(Verdict::Return),
+            Statement::Jump(to) => Flow::Jump(self.tracer.chain_name(&to.target)?),
+            Statement::Goto(to) => Flow::Goto(self.tracer.chain_name(&to.target)?),
+            Statement::Counter(_) => {
+                trace.denied |= chain == ChainName::Denied;
+                Flow::Next
+            }
+            Statement::Limit(_) => Flow::Next,
+            Statement::Set(update) => {
+                let set = self.tracer.set_name(update.set.trim_start_matches('@'))?;
+                if !set.is_dynamic() {
+                    return Err(TraceError::Invalid(format!("a rule updates {set}")));
+                }
+                self.value(&update.elem, protocol_known)?
+                    .map_or(Flow::NoMatch, |_| Flow::Next)
+            }
+            Statement::VerdictMap(map) => {
+                let Some(key) = self.value(&map.key, protocol_known)? else {
+                    return Ok(Flow::NoMatch);
+                };
+                let name = self.tracer.set_reference(&map.data)?;
+                match self.look_up(name, &key)? {
+                    Some(Some(chain)) => Flow::Goto(chain),
+                    Some(None) => return Err(TraceError::Invalid(format!("an element of {name} has no verdict"))),
+                    None => Flow::NoMatch,
+                }
+            }
+            Statement::Match(m) => {
+                let Some(left) = self.value(&m.left, protocol_known)? else {
+                    return Ok(Flow::NoMatch);
+                };
+                if self.matches(&left, &m.op, &m.right)? {
+                    Flow::Next
+                } else {
+                    Flow::NoMatch
+                }
+            }
+            other => return Err(TraceError::Unknown(format!("{other:?}"))),
+        })
+    }
+
+    /// The value of an expression; none when the packet has none, so that the rule does not match.
+    fn value(&self, expression: &Expression<'static>, protocol_known: bool) -> Result<Option<Value>, TraceError> {
+        let unknown = || TraceError::Unknown(format!("{expression:?}"));
+        let packet = self.packet;
+        Ok(match expression {
+            Expression::Named(NamedExpression::Concat(parts)) => {
+                let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.value(part, protocol_known)).collect();
+                parts?.into_iter().collect::<Option<Vec<_>>>().map(Value::Concat)
+            }
+            Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::L4proto => {
+                Some(Value::Number(packet.protocol.into()))
+            }
+            Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) => {
+                let address =
+                    |address: IpAddr, family| (Family::of(address) == family).then_some(Value::Address(address));
+                let number = |of: u8, value: u8| (packet.protocol == of).then_some(Value::Number(value.into()));
+                match (&*field.protocol, &*field.field) {
+                    ("ip", "saddr") => address(packet.source, Family::V4),
+                    ("ip", "daddr") => address(packet.destination, Family::V4),
+                    ("ip6", "saddr") => address(packet.source, Family::V6),
+                    ("ip6", "daddr") => address(packet.destination, Family::V6),
+                    ("icmpv6", "type") => number(58, packet.icmp_type),
+                    ("tcp", "flags") => number(6, packet.tcp_flags),
+                    _ => return Err(unknown()),
+                }
+            }
+            Expression::Named(NamedExpression::CT(ct)) => {
+                let connection = packet.connection;
+                let address = |pick: fn(&Connection) -> IpAddr, family| {
+                    let address = pick(connection.as_ref()?);
+                    (Family::of(address) == family).then_some(Value::Address(address))
+                };
+                match (&*ct.key, ct.dir) {
+                    ("ip saddr", Some(CTDir::Original)) => address(|c| c.client, Family::V4),
+                    ("ip6 saddr", Some(CTDir::Original)) => address(|c| c.client, Family::V6),
+                    ("ip saddr", Some(CTDir::Reply)) => address(|c| c.server, Family::V4),
+                    ("ip6 saddr", Some(CTDir::Reply)) => address(|c| c.server, Family::V6),
+                    ("protocol", None) => connection.map(|c| Value::Number(c.protocol.into())),
+                    ("proto-src", Some(CTDir::Reply)) if protocol_known => {
+                        connection.map(|c| Value::Number(c.server_port.into()))
+                    }
+                    ("proto-src", Some(CTDir::Reply)) => {
+                        return Err(TraceError::Invalid("a port is read before meta l4proto".to_owned()));
+                    }
+                    ("state", None) => Some(Value::Number(state_bit(packet.state))),
+                    _ => return Err(unknown()),
+                }
+            }
+            Expression::BinaryOperation(operation) => match &**operation {
+                BinaryOperation::AND(a, b) => match (self.value(a, protocol_known)?, constant(b)) {
+                    (Some(Value::Number(a)), Some(b)) => Some(Value::Number(a & b)),
+                    (None, Some(_)) => None,
+                    _ => return Err(unknown()),
+                },
+                _ => return Err(unknown()),
+            },
+            _ => return Err(unknown()),
+        })
+    }
+
+    fn matches(&self, left: &Value, op: &Operator, right: &Expression<'static>) -> Result<bool, TraceError> {
+        let unknown = || TraceError::Unknown(format!("{left:?} {op:?} {right:?}"));
+        match (op, right) {
+            (Operator::EQ, Expression::String(text)) if text.starts_with('@') => {
+                let name = self.tracer.set_reference(right)?;
+                if name.is_map() {
+                    return Err(TraceError::Invalid(format!("{name} is a map, not a set")));
+                }
+                Ok(self.look_up(name, left)?.is_some())
+            }
+            (Operator::EQ, Expression::Range(range)) => {
+                match (left, constant(&range.range[0]), constant(&range.range[1])) {
+                    (Value::Number(n), Some(first), Some(last)) => Ok((first..=last).contains(n)),
+                    _ => Err(unknown()),
+                }
+            }
+            (Operator::IN, Expression::List(names)) => {
+                let bits = names
+                    .iter()
+                    .map(state_constant)
+                    .collect::<Option<Vec<u64>>>()
+                    .ok_or_else(unknown)?;
+                match left {
+                    Value::Number(state) => Ok(bits.iter().any(|bit| bit & state != 0)),
+                    _ => Err(unknown()),
+                }
+            }
+            (Operator::EQ | Operator::NEQ, _) => match (left, constant(right)) {
+                (Value::Number(a), Some(b)) => Ok((*a == b) == (*op == Operator::EQ)),
+                _ => Err(unknown()),
+            },
+            _ => Err(unknown()),
+        }
+    }
+
+    /// The element of a key, if any, with the chain that it goes to, if any.
+    fn look_up(&self, name: SetName, value: &Value) -> Result<Option<Option<ChainName>>, TraceError> {
+        let elements = &self.tracer.ruleset.sets[&name];
+        let found = match (name.key_type(), value) {
+            (KeyType::Interval, Value::Address(address)) => elements
+                .iter()
+                .find(|(key, _)| matches!(key, Key::Interval(range) if range.contains(*address)))
+                .map(|(_, element)| element),
+            (KeyType::Address, Value::Address(address)) => elements.get(&Key::Address(*address)),
+            (KeyType::Pair, Value::Concat(parts)) => match parts.as_slice() {
+                [Value::Address(a), Value::Address(b)] => elements.get(&Key::Pair(*a, *b)),
+                _ => return Err(wrong_type(name, value)),
+            },
+            (KeyType::Port, Value::Concat(parts)) => match parts.as_slice() {
+                [Value::Address(a), Value::Number(protocol), Value::Number(port)] => {
+                    let port = u16::try_from(*port).map_err(|_| wrong_type(name, value))?;
+                    let protocol = Protocol::ALL
+                        .into_iter()
+                        .find(|p| u64::from(number_of(*p)) == *protocol);
+                    protocol.and_then(|protocol| elements.get(&Key::Port(*a, protocol, port)))
+                }
+                _ => return Err(wrong_type(name, value)),
+            },
+            _ => return Err(wrong_type(name, value)),
+        };
+        Ok(found.map(|element| element.goto))
+    }
+}
+
+/// The number of a protocol in an IP header.
+pub fn number_of(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+fn wrong_type(name: SetName, value: &Value) -> TraceError {
+    TraceError::Invalid(format!("{value:?} is looked up in {name}, whose type is another"))
+}
+
+fn state_bit(state: State) -> u64 {
+    match state {
+        State::Invalid => 1,
+        State::Established => 2,
+        State::Related => 4,
+        State::New => 8,
+        State::Untracked => 64,
+    }
+}
+
+fn state_constant(expression: &Expression<'static>) -> Option<u64> {
+    match expression {
+        Expression::String(text) => match &**text {
+            "invalid" => Some(state_bit(State::Invalid)),
+            "new" => Some(state_bit(State::New)),
+            "untracked" => Some(state_bit(State::Untracked)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn constant(expression: &Expression<'static>) -> Option<u64> {
+    match expression {
+        Expression::Number(number) => Some((*number).into()),
+        Expression::String(text) => match &**text {
+            "icmp" => Some(1),
+            "tcp" => Some(6),
+            "udp" => Some(17),
+            "ipv6-icmp" => Some(58),
+            "sctp" => Some(132),
+            "fin" => Some(1),
+            "syn" => Some(SYN.into()),
+            "rst" => Some(4),
+            "ack" => Some(ACK.into()),
+            _ => None,
+        },
+        Expression::BinaryOperation(operation) => match &**operation {
+            BinaryOperation::OR(parts) => parts.iter().try_fold(0, |all, part| Some(all | constant(part)?)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
