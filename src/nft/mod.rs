@@ -13,6 +13,9 @@ mod render_base;
 mod render_column;
 pub mod ruleset;
 mod schema;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
 mod text;
 pub mod tracer;
 pub mod transaction;

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nftables::stmt::Statement;
+use policy_compiler::cells::AddressRange;
 use policy_compiler::table::{ClassId, Half, Table};
 
 use super::names::{ChainName, Column, Family, PeerKind, SetName, Side};
@@ -53,17 +55,27 @@ fn claims(half: &Half, side: Side, previous: &Ruleset) -> BTreeMap<(ClassId, u32
         }
     }
     let cidrs = previous.cidrs(side).map(|(_, elements)| elements);
+    let rest = previous.rest(side);
     for cell in half.cells().iter().filter(|c| Family::of(c.range.first) == side.family) {
         let before = match cidrs {
-            Some(cidrs) => cidrs
-                .iter()
-                .find(|(key, _)| matches!(key, Key::Interval(range) if range.contains(cell.range.first)))
-                .and_then(|(_, element)| element.goto),
-            None => previous.rest.get(&side).copied(),
+            Some(cidrs) => containing(cidrs, cell.range),
+            None => rest,
         };
         claim(cell.class, before);
     }
     claims
+}
+
+/// Where the first address of a range went before.
+fn containing(cidrs: &Elements, range: AddressRange) -> Option<ChainName> {
+    let from_first = Key::Interval(AddressRange {
+        first: range.first,
+        last: AddressRange::V6.last,
+    });
+    match cidrs.range(..=from_first).next_back()? {
+        (Key::Interval(before), element) if before.contains(range.first) => element.goto,
+        _ => None,
+    }
 }
 
 fn used(previous: &Ruleset, side: Side) -> impl Iterator<Item = u32> {
@@ -136,5 +148,14 @@ impl Ruleset {
             SetName::Cidrs(s, generation) if *s == side => Some((*generation, elements)),
             _ => None,
         })
+    }
+
+    /// Where every address goes that no map of a side names.
+    fn rest(&self, side: Side) -> Option<ChainName> {
+        let last = self.chains.get(&ChainName::Entry(side))?.last()?;
+        match last.statements.as_slice() {
+            [Statement::Goto(to)] => self.chains.keys().copied().find(|name| name.to_string() == to.target),
+            _ => None,
+        }
     }
 }

@@ -52,12 +52,11 @@ pub fn render(table: &Table, mode: Mode, previous: Option<&Ruleset>) -> Ruleset 
 fn local_addresses(table: &Table, half: &Half, ruleset: &mut Ruleset) -> Vec<Vec<IpAddr>> {
     let mut all = Vec::with_capacity(half.groups().len());
     for group in half.groups() {
-        let policies: Vec<String> = table.policy_names(group).map(|name| name.to_string()).collect();
-        let policies = policies.join(", ");
         let mut addresses = Vec::new();
         for pod in &group.members {
             let pod = table.pod(*pod);
-            let about = comment(&format!("{}: {policies}", pod.name));
+            // The name and nothing that changes oftener: an element with another comment is taken out and put in again.
+            let about = comment(&pod.name.to_string());
             for address in owned_addresses(table, pod) {
                 let side = Side {
                     direction: half.direction(),
@@ -178,7 +177,6 @@ impl SideRenderer<'_> {
             }
         };
         rules.push(Rule::new([goto(rest)]));
-        self.ruleset.rest.insert(self.side, rest);
         self.ruleset.chains.insert(ChainName::Entry(self.side), rules);
     }
 

@@ -9,7 +9,7 @@ use nftables::stmt::Statement;
 use policy_compiler::cells::AddressRange;
 use policy_compiler::ports::Protocol;
 
-use super::names::{ChainName, Family, KeyType, SetName, Side};
+use super::names::{ChainName, Family, KeyType, SetName};
 
 /// The longest comment on a rule or an element; nft takes 128 bytes, its own terminator included.
 pub const COMMENT_LIMIT: usize = 127;
@@ -86,8 +86,6 @@ pub struct Ruleset {
     pub chains: BTreeMap<ChainName, Vec<Rule>>,
     /// Sets and maps with their elements.
     pub sets: BTreeMap<SetName, Elements>,
-    /// For each side the chain of every address that no map names; the last rule of the entry chain goes there.
-    pub(super) rest: BTreeMap<Side, ChainName>,
 }
 
 impl Ruleset {

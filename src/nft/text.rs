@@ -104,7 +104,7 @@ impl fmt::Display for Ruleset {
     /// The whole table, as `nft -f` takes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table {TABLE_FAMILY} {TABLE} {{")?;
-        // Sets first and maps after the chains that they name: nft takes any order, people read this one.
+        // Within one file nft takes any order; the data comes first, as in its own listing.
         for (name, elements) in &self.sets {
             writeln!(f, "\t{} {name} {{ {}", set_word(*name), set_spec(*name))?;
             if !elements.is_empty() {

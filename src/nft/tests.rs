@@ -1,0 +1,400 @@
+//! Tests of rendering and differences by example; `tests/nft_tracer.rs` has the properties, `tests/nft_kernel.rs` the kernel.
+
+use std::net::IpAddr;
+
+use policy_compiler::cells::AddressRange;
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Workload};
+use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::labels::{Labels, Selector};
+use policy_compiler::policy::{
+    Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
+    Tier,
+};
+use policy_compiler::ports::{PortRange, Protocol};
+
+use super::fake::Fake;
+use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
+use super::ruleset::{Element, Key, Rule as NftRule};
+use super::transaction::{Operation, OperationError};
+use super::{Kernel, KernelError, Mode, Ruleset, Transaction, diff, expressions, render, replace};
+
+const IN4: Side = Side {
+    direction: Direction::Ingress,
+    family: Family::V4,
+};
+
+fn pod(app: &str, number: u8, address: &str) -> Pod {
+    Pod {
+        name: PodName {
+            namespace: "shop".into(),
+            name: format!("{app}-{number}").into(),
+        },
+        labels: Labels::default().with("app", app),
+        addresses: vec![address.parse().unwrap()],
+        node: Some("node-1".into()),
+        host_network: false,
+        ended: false,
+        started: None,
+        ports: Vec::new(),
+        workload: Some(Workload {
+            kind: "deployment".into(),
+            name: app.into(),
+        }),
+    }
+}
+
+fn selection(app: &str) -> PodSelection {
+    PodSelection {
+        namespaces: NamespaceScope::Named("shop".into()),
+        pods: Selector::labels([("app", app)]),
+    }
+}
+
+fn rule(peer: Peer, first: u16, last: u16) -> Rule {
+    Rule {
+        action: Action::Accept,
+        peers: Peers::Listed(vec![peer]),
+        ports: Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange { first, last })]),
+    }
+}
+
+fn pods(app: &str) -> Peer {
+    Peer::Pods(selection(app))
+}
+
+fn block(cidr: &str) -> Peer {
+    Peer::Block(IpBlock::new(cidr.parse().unwrap(), []))
+}
+
+fn policy(name: &str, app: &str, ingress: Vec<Rule>) -> Policy {
+    Policy {
+        name: PolicyName {
+            namespace: Some("shop".into()),
+            name: name.into(),
+        },
+        tier: Tier::NetworkPolicy,
+        subject: selection(app),
+        ingress: Some(ingress),
+        egress: None,
+    }
+}
+
+/// A database that the API reaches on 5432 and on a range of ports.
+fn shop() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.add_namespace(Namespace::new("shop", Labels::default()));
+    cluster.add_node(Node {
+        name: "node-1".into(),
+        labels: Labels::default(),
+        addresses: vec!["192.168.0.1".parse().unwrap()],
+        pod_cidrs: Vec::new(),
+    });
+    cluster.add_pod(pod("db", 1, "10.0.0.1"));
+    cluster.add_pod(pod("api", 1, "10.0.0.2"));
+    cluster.add_pod(pod("web", 1, "10.0.0.3"));
+    cluster.add_policy(policy(
+        "db",
+        "db",
+        vec![rule(pods("api"), 5432, 5432), rule(pods("api"), 8000, 8080)],
+    ));
+    cluster
+}
+
+fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
+    render(&compile(cluster, &Subjects::All), Mode::Enforce, previous)
+}
+
+/// Changes the shop, and compares the transaction that follows, as nft text.
+#[track_caller]
+fn check_change(change: impl FnOnce(&mut Cluster), expected: &[&str]) {
+    let mut cluster = shop();
+    let before = rendered(&cluster, None);
+    change(&mut cluster);
+    let after = rendered(&cluster, Some(&before));
+    let text = match diff(Some(&before), &after).unwrap() {
+        Some(transaction) => {
+            let kernel = Fake::default();
+            kernel.apply(&replace(&before).unwrap()).unwrap();
+            kernel.apply(&transaction).unwrap();
+            assert_eq!(kernel.read().unwrap().expect("a table").difference(&after), None);
+            transaction.to_string()
+        }
+        None => String::new(),
+    };
+    let lines: Vec<&str> = text.lines().map(|l| l.trim()).collect();
+    assert_eq!(lines, expected, "\n{text}");
+}
+
+#[test]
+fn a_table_can_be_read() {
+    insta::assert_snapshot!(rendered(&shop(), None));
+}
+
+#[test]
+fn json_says_the_same_in_nfts_words() {
+    let json = replace(&rendered(&shop(), None)).unwrap().to_json().unwrap();
+    assert_eq!(json.len(), 1, "one step, one document");
+    let value: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
+    let lines: Vec<String> = value["nftables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.to_string())
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn nothing_changed_is_no_transaction() {
+    check_change(|_| {}, &[]);
+    check_change(|cluster| cluster.add_pod(pod("db", 1, "10.0.0.1")), &[]);
+}
+
+#[test]
+fn another_peer_of_a_class_is_one_element() {
+    check_change(
+        |cluster| cluster.add_pod(pod("api", 2, "10.0.0.9")),
+        &["add element inet palisade in4_peers { 10.0.0.9 : goto in4_c0 }"],
+    );
+}
+
+#[test]
+fn a_peer_that_may_nothing_is_no_element() {
+    check_change(|cluster| cluster.add_pod(pod("web", 2, "10.0.0.9")), &[]);
+}
+
+#[test]
+fn the_first_member_of_a_class_leaves_without_a_stir() {
+    let mut cluster = shop();
+    cluster.add_pod(pod("api", 2, "10.0.0.9"));
+    let before = rendered(&cluster, None);
+    cluster.pods.remove(&pod("api", 1, "10.0.0.2").name);
+    let transaction = diff(Some(&before), &rendered(&cluster, Some(&before))).unwrap();
+    let text = transaction.expect("a change").to_string();
+    assert_eq!(text, "delete element inet palisade in4_peers { 10.0.0.2 }\n");
+}
+
+#[test]
+fn an_unrelated_class_changes_no_name() {
+    check_change(
+        |cluster| cluster.add_policy(policy("a-first", "db", vec![rule(pods("web"), 80, 80)])),
+        &[
+            "add chain inet palisade in4_c2",
+            "add set inet palisade in4_c2_ports { type ipv4_addr . inet_proto . inet_service; }",
+            "add element inet palisade in4_c2_ports { 10.0.0.1 . tcp . 80 }",
+            "add rule inet palisade in4_c2 meta l4proto tcp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c2_ports return comment \"peers: shop/deployment/web\"",
+            "add rule inet palisade in4_c2 meta l4proto udp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c2_ports return",
+            "add rule inet palisade in4_c2 meta l4proto sctp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c2_ports return",
+            "add rule inet palisade in4_c2 meta l4proto icmp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c2_ports return",
+            "add rule inet palisade in4_c2 goto denied",
+            "add element inet palisade in4_peers { 10.0.0.3 : goto in4_c2 }",
+        ],
+    );
+}
+
+#[test]
+fn an_interval_map_is_filled_before_it_is_used() {
+    let mut cluster = shop();
+    cluster.add_policy(policy("office", "db", vec![rule(block("172.16.0.0/16"), 443, 443)]));
+    let before = rendered(&cluster, None);
+    cluster.add_policy(policy("office", "db", vec![rule(block("172.16.0.0/15"), 443, 443)]));
+    let after = rendered(&cluster, Some(&before));
+    let transaction = diff(Some(&before), &after).unwrap().expect("a change");
+    let steps: Vec<Vec<String>> = transaction
+        .steps()
+        .map(|step| step.iter().map(Operation::to_string).collect())
+        .collect();
+    let [first, second] = steps.as_slice() else {
+        panic!("{} steps:\n{transaction}", steps.len());
+    };
+    assert_eq!(
+        first.as_slice(),
+        [
+            "add map inet palisade in4_cidrs_1 { type ipv4_addr : verdict; flags interval; }",
+            "add element inet palisade in4_cidrs_1 { 172.16.0.0-172.17.255.255 : goto in4_c3 }",
+        ]
+    );
+    assert!(
+        second.iter().any(|line| line.ends_with("vmap @in4_cidrs_1")),
+        "{transaction}"
+    );
+    assert_eq!(
+        second.last().map(String::as_str),
+        Some("delete map inet palisade in4_cidrs_0")
+    );
+    // And back again to the first generation.
+    cluster.add_policy(policy("office", "db", vec![rule(block("172.16.0.0/14"), 443, 443)]));
+    let third = rendered(&cluster, Some(&after));
+    assert!(third.sets.contains_key(&SetName::Cidrs(IN4, 0)));
+    assert!(!third.sets.contains_key(&SetName::Cidrs(IN4, 1)));
+}
+
+#[test]
+fn everything_outside_alike_needs_no_interval_map() {
+    let mut cluster = shop();
+    cluster.add_policy(policy("all", "db", vec![rule(block("0.0.0.0/0"), 443, 443)]));
+    let ruleset = rendered(&cluster, None);
+    assert!(!ruleset.sets.keys().any(|name| matches!(name, SetName::Cidrs(..))));
+    let rest = ruleset.chains[&ChainName::Entry(IN4)].last().unwrap();
+    let target = ChainName::Column(IN4, Column::Default(PeerKind::Outside));
+    assert_eq!(*rest, NftRule::new([expressions::goto(target)]));
+}
+
+#[test]
+fn short_ranges_become_elements_and_long_ones_a_chain() {
+    let ranges = |last| {
+        let mut cluster = shop();
+        cluster.add_policy(policy("db", "db", vec![rule(pods("api"), 100, last)]));
+        rendered(&cluster, None)
+    };
+    let count = |ruleset: &Ruleset| {
+        let has =
+            |(name, _): &(&SetName, &super::ruleset::Elements)| matches!(name, SetName::Cell(_, _, Extent::Ports));
+        let ports = ruleset.sets.iter().find(has).map_or(0, |(_, elements)| elements.len());
+        let chains = ruleset
+            .chains
+            .keys()
+            .filter(|name| matches!(name, ChainName::Ranges(..)))
+            .count();
+        (ports, chains)
+    };
+    assert_eq!(count(&ranges(115)), (16, 0));
+    assert_eq!(count(&ranges(116)), (0, 1));
+}
+
+#[test]
+fn rulesets_of_no_common_descent_are_replaced() {
+    let with_block = |cidr: &str| {
+        let mut cluster = shop();
+        cluster.add_policy(policy("office", "db", vec![rule(block(cidr), 443, 443)]));
+        rendered(&cluster, None)
+    };
+    let (a, b) = (with_block("172.16.0.0/16"), with_block("172.17.0.0/16"));
+    assert_eq!(diff(Some(&a), &b).unwrap(), Some(replace(&b).unwrap()));
+}
+
+#[track_caller]
+fn check_refused(operation: Operation, expected: fn(&OperationError) -> bool) {
+    let mut transaction = Transaction::default();
+    let error = transaction.add(operation).unwrap_err();
+    assert!(expected(&error), "{error}");
+    assert!(transaction.is_empty());
+}
+
+#[test]
+fn operations_are_validated_when_they_are_added() {
+    let isolated = SetName::Isolated(IN4);
+    let v6: IpAddr = "fd00::1".parse().unwrap();
+    let v4: IpAddr = "10.0.0.1".parse().unwrap();
+    let plain = |key| (key, Element::default());
+    let wrong_type = |e: &OperationError| matches!(e, OperationError::WrongType { .. });
+    check_refused(
+        Operation::AddElements(isolated, vec![plain(Key::Address(v6))]),
+        wrong_type,
+    );
+    check_refused(
+        Operation::AddElements(isolated, vec![plain(Key::Pair(v4, v4))]),
+        wrong_type,
+    );
+    check_refused(
+        Operation::DeleteElements(isolated, vec![Key::Port(v4, Protocol::Tcp, 1)]),
+        wrong_type,
+    );
+    let reversed = AddressRange {
+        first: "10.0.0.9".parse().unwrap(),
+        last: v4,
+    };
+    check_refused(
+        Operation::DeleteElements(SetName::Cidrs(IN4, 0), vec![Key::Interval(reversed)]),
+        wrong_type,
+    );
+    check_refused(Operation::AddElements(isolated, Vec::new()), |e| {
+        matches!(e, OperationError::NoElements(_))
+    });
+    let element = Element {
+        goto: Some(ChainName::Denied),
+        comment: None,
+    };
+    let wrong_verdict = |e: &OperationError| matches!(e, OperationError::WrongVerdict { .. });
+    check_refused(
+        Operation::AddElements(isolated, vec![(Key::Address(v4), element)]),
+        wrong_verdict,
+    );
+    check_refused(
+        Operation::AddElements(SetName::Peers(IN4), vec![plain(Key::Address(v4))]),
+        wrong_verdict,
+    );
+    let commented = Element {
+        goto: None,
+        comment: Some("a \"quote\"".into()),
+    };
+    check_refused(
+        Operation::AddElements(isolated, vec![(Key::Address(v4), commented)]),
+        |e| matches!(e, OperationError::Comment(_)),
+    );
+    check_refused(
+        Operation::DeleteElements(SetName::Denied(Family::V4), vec![Key::Pair(v4, v4)]),
+        |e| matches!(e, OperationError::Dynamic(_)),
+    );
+    let odd = NftRule::new([nftables::stmt::Statement::Notrack]);
+    check_refused(Operation::AddRule(ChainName::Denied, odd), |e| {
+        matches!(e, OperationError::UnknownRule { .. })
+    });
+}
+
+/// Applies operations to a loaded table in memory, and holds what it says against nft's words.
+#[track_caller]
+fn check_fake(operations: Vec<Operation>, expected: &str) {
+    let kernel = Fake::default();
+    let before = rendered(&shop(), None);
+    kernel.apply(&replace(&before).unwrap()).unwrap();
+    let mut transaction = Transaction::default();
+    transaction
+        .add(Operation::AddChain(ChainName::Ranges(IN4, 99)))
+        .unwrap();
+    for operation in operations {
+        transaction.add(operation).unwrap();
+    }
+    match kernel.apply(&transaction) {
+        Err(KernelError::Refused(reason)) => assert!(reason.ends_with(expected), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(kernel.content() == Some(before), "all or nothing");
+}
+
+#[test]
+fn the_kernel_in_memory_is_as_strict_as_the_real_one() {
+    let (missing, busy, exists) = ("No such file or directory", "Device or resource busy", "File exists");
+    let class = ChainName::Column(IN4, Column::Class(0));
+    let v4: IpAddr = "10.0.0.1".parse().unwrap();
+    let to = |chain| Element {
+        goto: Some(chain),
+        comment: None,
+    };
+    check_fake(vec![Operation::DeleteChain(class)], busy);
+    check_fake(vec![Operation::DeleteChain(ChainName::Denied)], busy);
+    check_fake(vec![Operation::DeleteSet(SetName::Peers(IN4))], busy);
+    check_fake(vec![Operation::DeleteSet(SetName::Cidrs(IN4, 7))], missing);
+    check_fake(vec![Operation::FlushChain(ChainName::Ranges(IN4, 7))], missing);
+    check_fake(
+        vec![Operation::DeleteElements(SetName::Peers(IN4), vec![Key::Address(v4)])],
+        missing,
+    );
+    let nowhere = (Key::Address(v4), to(ChainName::Ranges(IN4, 7)));
+    check_fake(
+        vec![Operation::AddElements(SetName::Peers(IN4), vec![nowhere])],
+        missing,
+    );
+    let other = (Key::Address("10.0.0.2".parse().unwrap()), to(ChainName::Denied));
+    check_fake(vec![Operation::AddElements(SetName::Peers(IN4), vec![other])], exists);
+    let rule = NftRule::new([expressions::is_in(
+        expressions::client(Family::V4),
+        SetName::Cidrs(IN4, 7),
+    )]);
+    check_fake(vec![Operation::AddRule(class, rule)], missing);
+    check_fake(vec![Operation::DeleteTable, Operation::AddChain(class)], missing);
+}
