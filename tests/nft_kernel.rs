@@ -1,6 +1,9 @@
 //! The rendering against a real kernel: nft takes what is rendered, a difference leads to what a full load gives, and doing
 //! nothing does nothing. Each test has a network namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
@@ -36,10 +39,19 @@ fn in_namespace(test: &str, body: impl FnOnce() + Send + 'static) {
         .expect("the program unshare (apt-get install util-linux)");
     let said = String::from_utf8_lossy(&again.stderr);
     if said.contains("unshare failed") || said.contains("Operation not permitted") {
-        eprintln!("NOT RUN: {test}: needs root, or user namespaces: {}", said.trim());
-        return;
+        return say(&format!(
+            "NOT RUN: {test}: needs root, or user namespaces: {}",
+            said.trim()
+        ));
     }
+    said.lines().filter(|line| line.starts_with("NOT RUN")).for_each(say);
     assert!(again.status.success(), "{test} in a user namespace:\n{said}");
+}
+
+/// Past the capturing of the test harness: what did not run must be seen.
+fn say(line: &str) {
+    let written = writeln!(std::io::stderr(), "{line}");
+    assert!(written.is_ok(), "standard error is closed");
 }
 
 fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
@@ -232,8 +244,9 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
                     .unwrap()
                     .contains("4294967295") =>
             {
-                eprintln!("NOT RUN: ten_thousand_peers: a large document needs root outside user namespaces: {e}");
-                return;
+                return say(&format!(
+                    "NOT RUN: ten thousand peers: so much needs root outside user namespaces: {e}"
+                ));
             }
             result => result.unwrap(),
         }

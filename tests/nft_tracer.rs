@@ -1,6 +1,8 @@
 //! The rendered rules say what the compiled table says, packet by packet: on random clusters, for every pair of addresses
 //! that matters and the ports around every boundary, in both directions of the connection, whole and after differences.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::net::IpAddr;
 
 use palisade::nft::fake::Fake;

@@ -2,7 +2,7 @@
 //! program, which takes JSON on its standard input; [`super::fake::Fake`] does it in memory.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,6 +50,11 @@ pub enum KernelError {
     /// It took too long, and was ended.
     #[error("nft did not finish within {} seconds and was ended; the kernel is as before, or as after", .0.as_secs())]
     TimedOut(Duration),
+    /// Only real root may enlarge a netlink socket's buffer beyond the limit.
+    #[error(
+        "the change is too large for one netlink message; run as root outside a user namespace, or raise net.core.wmem_max"
+    )]
+    TooLarge,
     /// nft refused.
     #[error("nft refused: {0}")]
     Refused(String),
@@ -106,7 +111,7 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => KernelError::NotInstalled {
+                ErrorKind::NotFound => KernelError::NotInstalled {
                     program: self.program.to_string_lossy().into_owned(),
                 },
                 _ => KernelError::Io(error),
@@ -218,6 +223,9 @@ fn complaint(stderr: &str) -> KernelError {
     if says("Protocol not supported") || says("Unable to initialize Netlink socket") {
         return KernelError::NoNfTables;
     }
+    if says("Message too long") {
+        return KernelError::TooLarge;
+    }
     if says("JSON support not compiled-in") {
         return KernelError::TooOld {
             found: "JSON support not compiled-in".to_owned(),
@@ -274,6 +282,10 @@ mod tests {
         check(
             "echo 'internal:0:0-0: Error: Could not process rule: File exists' >&2; exit 1",
             "rule: File exists",
+        );
+        check(
+            "echo 'netlink: Error: Could not process rule: Message too long' >&2; exit 1",
+            "net.core.wmem_max",
         );
         check("exit 3", "no reason");
     }
