@@ -201,7 +201,9 @@ impl AddressBook {
 
     /// All node addresses, those of host-network pods included, sorted.
     pub fn node_addresses(&self) -> impl Iterator<Item = (IpAddr, &Name)> {
-        self.nodes.iter().filter_map(|(a, claims)| claims.first().map(|(_, node)| (*a, node)))
+        self.nodes
+            .iter()
+            .filter_map(|(a, claims)| claims.first().map(|(_, node)| (*a, node)))
     }
 
     /// The end that an address stands for: a pod's address is that pod, through that address.

@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nftables::stmt::Statement;
 use policy_compiler::cells::AddressRange;
-use policy_compiler::table::{ClassId, Half, Table};
+use policy_compiler::table::{ClassId, Half};
 
-use super::names::{ChainName, Column, Family, PeerKind, SetName, Side};
+use super::names::{ChainName, Column, Family, SetName, Side};
 use super::ruleset::{Elements, Key, Rule, Ruleset};
 use super::text;
 
-/// The number of each class of a side. A class takes the number that most of its peers had before, when no other class
+/// The number of each class of a side that adds anything to the default of its sort. A class takes the number that most of its peers had before, when no other class
 /// has a better claim to it; a new class takes one that was not in use.
-pub(super) fn number_classes(table: &Table, side: Side, previous: Option<&Ruleset>) -> BTreeMap<ClassId, u32> {
-    let half = table.half(side.direction);
+pub(super) fn number_classes(half: &Half, side: Side, previous: Option<&Ruleset>) -> BTreeMap<ClassId, u32> {
     let mut claims: Vec<_> = previous
         .map(|previous| claims(half, side, previous))
         .unwrap_or_default()
@@ -31,11 +30,14 @@ pub(super) fn number_classes(table: &Table, side: Side, previous: Option<&Rulese
     }
     taken.extend(previous.into_iter().flat_map(|p| used(p, side)));
     let mut free = (0..).filter(|n| !taken.contains(n));
-    for (at, class) in half.classes().iter().enumerate() {
-        let id = ClassId(at as u32);
-        let here = PeerKind::of(class.kind).is_some_and(|(family, _)| family == side.family);
-        if here && !numbers.contains_key(&id) {
-            numbers.extend(free.next().map(|number| (id, number)));
+    // In the order of their first address, so that the compiler's own numbers do not show. What adds nothing to the
+    // default of its sort needs none.
+    let peers = half.peers().map(|(address, class)| (Family::of(address), class));
+    let cells = half.cells().into_iter();
+    let met = peers.chain(cells.map(|cell| (Family::of(cell.range.first), cell.class)));
+    for (_, class) in met.filter(|(family, _)| *family == side.family) {
+        if half.column(class).next().is_some() && !numbers.contains_key(&class) {
+            numbers.extend(free.next().map(|number| (class, number)));
         }
     }
     numbers
@@ -45,13 +47,15 @@ pub(super) fn number_classes(table: &Table, side: Side, previous: Option<&Rulese
 fn claims(half: &Half, side: Side, previous: &Ruleset) -> BTreeMap<(ClassId, u32), usize> {
     let mut claims = BTreeMap::new();
     let mut claim = |class: ClassId, chain: Option<ChainName>| {
-        if let Some(ChainName::Column(_, Column::Class(number))) = chain {
+        if let Some(ChainName::Column(_, Column::Class(number))) = chain
+            && half.column(class).next().is_some()
+        {
             *claims.entry((class, number)).or_insert(0) += 1;
         }
     };
     if let Some(peers) = previous.sets.get(&SetName::Peers(side)) {
-        for (address, class) in half.peers().iter().filter(|(a, _)| Family::of(*a) == side.family) {
-            claim(*class, peers.get(&Key::Address(*address)).and_then(|e| e.goto));
+        for (address, class) in half.peers().filter(|(a, _)| Family::of(*a) == side.family) {
+            claim(class, peers.get(&Key::Address(address)).and_then(|e| e.goto));
         }
     }
     let cidrs = previous.cidrs(side).map(|(_, elements)| elements);

@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use policy_compiler::cluster::{Endpoint, Pod};
 use policy_compiler::policy::Direction;
-use policy_compiler::table::{ClassId, Half, PodIndex, Table};
+use policy_compiler::table::{ClassId, GroupId, Half, PodIndex, Table};
 
 use super::expressions::{goto, peer, verdict_of};
 use super::names::{ChainName, Column, Family, PeerKind, SetName, Side};
@@ -48,16 +47,19 @@ pub fn render(table: &Table, mode: Mode, previous: Option<&Ruleset>) -> Ruleset 
     ruleset
 }
 
+/// The addresses of each group's pods.
+type Members = BTreeMap<GroupId, Vec<IpAddr>>;
+
 /// The addresses of each group's pods; they also become the sets of isolated pods.
-fn local_addresses(table: &Table, half: &Half, ruleset: &mut Ruleset) -> Vec<Vec<IpAddr>> {
-    let mut all = Vec::with_capacity(half.groups().len());
-    for group in half.groups() {
+fn local_addresses(table: &Table, half: &Half, ruleset: &mut Ruleset) -> Members {
+    let mut all = Members::new();
+    for (id, group) in half.groups() {
         let mut addresses = Vec::new();
         for pod in &group.members {
             let pod = table.pod(*pod);
             // The name and nothing that changes oftener: an element with another comment is taken out and put in again.
             let about = comment(&pod.name.to_string());
-            for address in owned_addresses(table, pod) {
+            for address in table.addresses().owned(pod) {
                 let side = Side {
                     direction: half.direction(),
                     family: Family::of(address),
@@ -70,14 +72,9 @@ fn local_addresses(table: &Table, half: &Half, ruleset: &mut Ruleset) -> Vec<Vec
                 addresses.push(address);
             }
         }
-        all.push(addresses);
+        all.insert(id, addresses);
     }
     all
-}
-
-fn owned_addresses(table: &Table, pod: &std::sync::Arc<Pod>) -> Vec<IpAddr> {
-    let ends = table.addresses().endpoints(pod);
-    ends.iter().filter_map(Endpoint::address).collect()
 }
 
 /// Pairs of addresses that policy never touches, for every pod that is judged. What passes between a pod and an address
@@ -87,7 +84,7 @@ fn exemptions(table: &Table, ruleset: &mut Ruleset) {
     let judged: BTreeSet<PodIndex> = Direction::BOTH
         .into_iter()
         .flat_map(|direction| table.half(direction).groups())
-        .flat_map(|group| group.members.iter().copied())
+        .flat_map(|(_, group)| group.members.iter().copied())
         .collect();
     let book = table.addresses();
     let mut of_node: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
@@ -96,7 +93,7 @@ fn exemptions(table: &Table, ruleset: &mut Ruleset) {
     }
     for pod in judged {
         let pod = table.pod(pod);
-        let own = owned_addresses(table, pod);
+        let own = book.owned(pod);
         let node = pod.node.as_deref().and_then(|node| of_node.get(node));
         for address in &own {
             let mut exempt = |a: IpAddr, b: IpAddr| {
@@ -118,16 +115,21 @@ struct SideRenderer<'a> {
     half: &'a Half,
     side: Side,
     /// The addresses of each group's pods.
-    members: &'a [Vec<IpAddr>],
+    members: &'a Members,
     ranges: RangeChains,
     ruleset: &'a mut Ruleset,
 }
 
 impl SideRenderer<'_> {
     fn render(mut self, previous: Option<&Ruleset>) {
-        let targets = self.columns(previous);
-        let target = |class: ClassId| targets.get(&class).copied().unwrap_or(ChainName::Denied);
-        let cells = self.half.cells().iter();
+        let half = self.half;
+        let (defaults, targets) = self.columns(previous);
+        let by_default = |class| PeerKind::of(half.class(class).kind).and_then(|(_, kind)| defaults.get(&kind));
+        let target = |class: ClassId| {
+            let chain = targets.get(&class).or_else(|| by_default(class));
+            chain.copied().unwrap_or(ChainName::Denied)
+        };
+        let cells = self.half.cells().into_iter();
         let mut cells: Vec<_> = cells
             .filter(|cell| Family::of(cell.range.first) == self.side.family)
             .map(|cell| (cell.range, target(cell.class)))
@@ -144,14 +146,14 @@ impl SideRenderer<'_> {
         let peers = SetName::Peers(self.side);
         let mut elements = Elements::new();
         for (address, class) in self.half.peers() {
-            if Family::of(*address) != self.side.family {
+            if Family::of(address) != self.side.family {
                 continue;
             }
-            let at = cells.partition_point(|(range, _)| range.last < *address);
+            let at = cells.partition_point(|(range, _)| range.last < address);
             let otherwise = cells.get(at).map(|(_, target)| *target);
             // An address that fares as any other around it needs no element of its own.
-            if otherwise != Some(target(*class)) {
-                elements.insert(Key::Address(*address), to(target(*class)));
+            if otherwise != Some(target(class)) {
+                elements.insert(Key::Address(address), to(target(class)));
             }
         }
         self.ruleset.sets.insert(peers, elements);
@@ -180,15 +182,13 @@ impl SideRenderer<'_> {
         self.ruleset.chains.insert(ChainName::Entry(self.side), rules);
     }
 
-    /// Writes the chains and sets of all columns, and says where the peers of each class go.
-    fn columns(&mut self, previous: Option<&Ruleset>) -> BTreeMap<ClassId, ChainName> {
-        let groups = self.half.groups();
+    /// Writes the chains and sets of all columns, and says where peers go: by default, and of the classes that have more.
+    fn columns(&mut self, previous: Option<&Ruleset>) -> (BTreeMap<PeerKind, ChainName>, BTreeMap<ClassId, ChainName>) {
         let mut defaults = BTreeMap::new();
         for kind in PeerKind::BOTH {
             let mut content = Content::default();
-            for (at, addresses) in self.members.iter().enumerate().take(groups.len()) {
-                let id = policy_compiler::table::GroupId(at as u32);
-                let ports = self.half.default_ports(id, kind.kind(self.side.family));
+            for (id, addresses) in self.members {
+                let ports = self.half.default_ports(*id, kind.kind(self.side.family));
                 content.add(self.of_family(addresses), ports, None);
             }
             let about = match kind {
@@ -206,7 +206,7 @@ impl SideRenderer<'_> {
             );
             defaults.insert(kind, chain);
         }
-        let numbers = number_classes(self.table, self.side, previous);
+        let numbers = number_classes(self.half, self.side, previous);
         let mut words = self.words();
         let mut targets = BTreeMap::new();
         for (class, number) in numbers {
@@ -216,7 +216,7 @@ impl SideRenderer<'_> {
             let after = defaults.get(&kind).copied().unwrap_or(ChainName::Denied);
             let mut content = Content::default();
             for (group, ports) in self.half.column(class) {
-                let addresses = self.of_family(&self.members[group.0 as usize]);
+                let addresses = self.of_family(&self.members[&group]);
                 let default = self.half.default_ports(group, kind.kind(family));
                 content.add(addresses, ports, Some(default));
             }
@@ -225,7 +225,7 @@ impl SideRenderer<'_> {
             let chain = content.write(self.side, column, after, &about, &mut self.ranges, self.ruleset);
             targets.insert(class, chain);
         }
-        targets
+        (defaults, targets)
     }
 
     fn of_family<'m>(&self, addresses: &'m [IpAddr]) -> impl Iterator<Item = IpAddr> + use<'m> {
@@ -249,8 +249,8 @@ impl SideRenderer<'_> {
             }
         };
         for (address, class) in self.half.peers() {
-            if let Some(pod) = self.table.addresses().pod(*address) {
-                note(*class, &|| match &pod.workload {
+            if let Some(pod) = self.table.addresses().pod(address) {
+                note(class, &|| match &pod.workload {
                     Some(workload) => format!("{}/{}/{}", pod.name.namespace, workload.kind, workload.name),
                     None => pod.name.to_string(),
                 });

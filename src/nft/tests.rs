@@ -179,19 +179,19 @@ fn an_unrelated_class_changes_no_name() {
     check_change(
         |cluster| cluster.add_policy(policy("a-first", "db", vec![rule(pods("web"), 80, 80)])),
         &[
-            "add chain inet palisade in4_c2",
-            "add set inet palisade in4_c2_ports { type ipv4_addr . inet_proto . inet_service; }",
-            "add element inet palisade in4_c2_ports { 10.0.0.1 . tcp . 80 }",
-            "add rule inet palisade in4_c2 meta l4proto tcp ct reply ip saddr . ct protocol . ct reply proto-src \
-             @in4_c2_ports return comment \"peers: shop/deployment/web\"",
-            "add rule inet palisade in4_c2 meta l4proto udp ct reply ip saddr . ct protocol . ct reply proto-src \
-             @in4_c2_ports return",
-            "add rule inet palisade in4_c2 meta l4proto sctp ct reply ip saddr . ct protocol . ct reply proto-src \
-             @in4_c2_ports return",
-            "add rule inet palisade in4_c2 meta l4proto icmp ct reply ip saddr . ct protocol . ct reply proto-src \
-             @in4_c2_ports return",
-            "add rule inet palisade in4_c2 goto denied",
-            "add element inet palisade in4_peers { 10.0.0.3 : goto in4_c2 }",
+            "add chain inet palisade in4_c1",
+            "add set inet palisade in4_c1_ports { type ipv4_addr . inet_proto . inet_service; }",
+            "add element inet palisade in4_c1_ports { 10.0.0.1 . tcp . 80 }",
+            "add rule inet palisade in4_c1 meta l4proto tcp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c1_ports return comment \"peers: shop/deployment/web\"",
+            "add rule inet palisade in4_c1 meta l4proto udp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c1_ports return",
+            "add rule inet palisade in4_c1 meta l4proto sctp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c1_ports return",
+            "add rule inet palisade in4_c1 meta l4proto icmp ct reply ip saddr . ct protocol . ct reply proto-src \
+             @in4_c1_ports return",
+            "add rule inet palisade in4_c1 goto denied",
+            "add element inet palisade in4_peers { 10.0.0.3 : goto in4_c1 }",
         ],
     );
 }
@@ -215,7 +215,7 @@ fn an_interval_map_is_filled_before_it_is_used() {
         first.as_slice(),
         [
             "add map inet palisade in4_cidrs_1 { type ipv4_addr : verdict; flags interval; }",
-            "add element inet palisade in4_cidrs_1 { 172.16.0.0-172.17.255.255 : goto in4_c3 }",
+            "add element inet palisade in4_cidrs_1 { 172.16.0.0-172.17.255.255 : goto in4_c1 }",
         ]
     );
     assert!(
