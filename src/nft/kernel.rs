@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::generation;
 use super::listing::Listing;
 use super::names::{TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
@@ -24,6 +25,12 @@ pub trait Kernel {
 
     /// Removes the table, if there is one.
     fn delete(&self) -> Result<(), KernelError>;
+
+    /// A number that every change of any table, by anybody, raises: while it stays, the content need not be read again.
+    /// None when it cannot be told.
+    fn generation(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Why the kernel did not do it.
@@ -167,6 +174,10 @@ impl Kernel for Nft {
             debug_assert!(added.is_ok(), "operations on the table are always valid");
         }
         self.apply(&transaction)
+    }
+
+    fn generation(&self) -> Option<u32> {
+        generation::generation()
     }
 }
 

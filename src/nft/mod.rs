@@ -4,6 +4,7 @@
 pub mod diff;
 mod expressions;
 pub mod fake;
+mod generation;
 pub mod kernel;
 pub mod listing;
 pub mod names;
