@@ -1,5 +1,6 @@
 //! Palisade.
 
+pub mod agent;
 pub mod manifests;
 pub mod nft;
 pub mod sandbox;

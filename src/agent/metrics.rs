@@ -1,0 +1,193 @@
+//! What the agent counts, in OpenMetrics. docs/agent.md explains every name; a test holds that it does.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// From half a millisecond (a cached read) to half a minute (nft's time-out and beyond).
+const BUCKETS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0];
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// There is something new.
+    Changed,
+    /// All was as before.
+    Unchanged,
+    /// It did not work.
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [Outcome; 3] = [Outcome::Changed, Outcome::Unchanged, Outcome::Failed];
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let value = match self {
+            Outcome::Changed => "changed",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Failed => "failed",
+        };
+        value.encode(encoder)
+    }
+}
+
+/// The label of counters by outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// All metrics of the agent; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// 1 when the kernel holds the current policy.
+    pub ready: Gauge,
+    /// Errors in the manifests, as of the last read.
+    pub manifest_errors: Gauge,
+    /// Reads of the folder.
+    pub reads: Family<ByOutcome, Counter>,
+    /// How long reading the folder took.
+    pub read_duration: Histogram,
+    /// How long compiling and rendering took.
+    pub compile_duration: Histogram,
+    /// How long nft took.
+    pub apply_duration: Histogram,
+    /// Rounds of compiling and applying.
+    pub applies: Family<ByOutcome, Counter>,
+    /// Operations in the transactions that were applied.
+    pub operations: Counter,
+    /// When the kernel was last brought to, or found at, what the manifests say.
+    pub last_success: Gauge<f64, AtomicU64>,
+    /// How long comparing the kernel's table with what it should be took.
+    pub drift_check_duration: Histogram,
+    /// How often somebody else's change of the table was undone.
+    pub drift_repairs: Counter,
+    /// Live pods in the cluster.
+    pub pods: Gauge,
+    /// Live pods on this node.
+    pub node_pods: Gauge,
+    /// Policies that select a pod of this node.
+    pub policies: Gauge,
+    /// Addresses that more than one live pod claims.
+    pub address_conflicts: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let histogram = || Histogram::new(BUCKETS);
+        let metrics = Metrics {
+            registry: Arc::default(),
+            ready: Gauge::default(),
+            manifest_errors: Gauge::default(),
+            reads: Family::default(),
+            read_duration: histogram(),
+            compile_duration: histogram(),
+            apply_duration: histogram(),
+            applies: Family::default(),
+            operations: Counter::default(),
+            last_success: Gauge::default(),
+            drift_check_duration: histogram(),
+            drift_repairs: Counter::default(),
+            pods: Gauge::default(),
+            node_pods: Gauge::default(),
+            policies: Gauge::default(),
+            address_conflicts: Gauge::default(),
+        };
+        // Every label value exists from the start, so that a rate over a first failure is seen.
+        for outcome in Outcome::ALL {
+            drop(metrics.reads.get_or_create(&ByOutcome { outcome }));
+            drop(metrics.applies.get_or_create(&ByOutcome { outcome }));
+        }
+        let registry = Arc::new(metrics.registered());
+        Metrics { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// The text of an OpenMetrics exposition.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// The kernel holds, as of now, what the manifests say.
+    pub fn succeeded_now(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.last_success.set(now.unwrap_or(Duration::ZERO).as_secs_f64());
+    }
+
+    #[rustfmt::skip] // a table
+    fn registered(&self) -> Registry {
+        let mut r = Registry::with_prefix("palisade");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The version that runs", build);
+        r.register("ready", "Whether the kernel holds the current policy", self.ready.clone());
+        r.register("manifest_errors", "Errors in the manifests, as of the last read", self.manifest_errors.clone());
+        r.register("manifest_reads", "Reads of the manifests", self.reads.clone());
+        r.register_with_unit("manifest_read_duration", "Reading the manifests", Unit::Seconds, self.read_duration.clone());
+        r.register_with_unit("compile_duration", "Compiling and rendering for this node", Unit::Seconds, self.compile_duration.clone());
+        r.register_with_unit("apply_duration", "One transaction through nft", Unit::Seconds, self.apply_duration.clone());
+        r.register("applies", "Rounds of compiling and applying", self.applies.clone());
+        r.register("operations", "Operations in applied transactions", self.operations.clone());
+        r.register_with_unit("last_success_timestamp", "When the kernel was last known to hold the current policy", Unit::Seconds, self.last_success.clone());
+        r.register_with_unit("drift_check_duration", "Comparing the table in the kernel with what it should be", Unit::Seconds, self.drift_check_duration.clone());
+        r.register("drift_repairs", "Changes of the table by others that were undone", self.drift_repairs.clone());
+        r.register("pods", "Live pods in the cluster", self.pods.clone());
+        r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
+        r.register("policies", "Policies that select a pod of this node", self.policies.clone());
+        r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
+        r
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_and_no_other() {
+        let documented: Vec<&str> = include_str!("../../docs/agent.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `palisade_")?.split(['`', '{']).next())
+            .collect();
+        let text = Metrics::default().encode().expect("text");
+        let exposed: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE palisade_"))
+            .map(|line| line.rsplit_once(' ').expect("a name and a type"))
+            .map(|(name, _)| name)
+            .collect();
+        let bare: Vec<&str> = documented
+            .iter()
+            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
+            .collect();
+        assert_eq!(bare, exposed);
+    }
+
+    #[test]
+    fn a_failure_to_come_is_counted_from_zero() {
+        let text = Metrics::default().encode().expect("text");
+        assert!(
+            text.contains("palisade_applies_total{outcome=\"failed\"} 0\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

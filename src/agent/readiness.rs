@@ -1,0 +1,113 @@
+//! Whether the kernel holds the current policy, and if not, why. The loop writes it, the HTTP endpoint reads it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many lines one cause shows: a folder full of broken files must not make the answer grow without bound.
+const LINES_PER_CAUSE: usize = 20;
+
+/// What can keep the kernel from holding the current policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Nothing has been applied yet.
+    Starting,
+    /// The manifests cannot be read; the kernel holds what they last said.
+    Manifests,
+    /// nft has failed.
+    Kernel,
+}
+
+/// The readiness of the agent, shared. A new one is not ready.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    causes: BTreeMap<Cause, Vec<String>>,
+    warnings: Vec<String>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        let starting = vec!["starting: the policy has not been applied yet".to_owned()];
+        Readiness(Arc::new(Mutex::new(State {
+            causes: BTreeMap::from([(Cause::Starting, starting)]),
+            warnings: Vec::new(),
+        })))
+    }
+}
+
+impl Readiness {
+    /// Takes readiness away, with the reasons, one a line; those that the cause had before are replaced.
+    pub fn block(&self, cause: Cause, mut lines: Vec<String>) {
+        if lines.len() > LINES_PER_CAUSE {
+            let more = lines.len() - LINES_PER_CAUSE;
+            lines.truncate(LINES_PER_CAUSE);
+            lines.push(format!("... and {more} more"));
+        }
+        self.state().causes.insert(cause, lines);
+    }
+
+    /// The cause is gone.
+    pub fn clear(&self, cause: Cause) {
+        self.state().causes.remove(&cause);
+    }
+
+    /// Replaces what is worth telling beside being ready.
+    pub fn warn(&self, warnings: Vec<String>) {
+        self.state().warnings = warnings;
+    }
+
+    /// Whether the kernel holds the current policy.
+    pub fn is_ready(&self) -> bool {
+        self.state().causes.is_empty()
+    }
+
+    /// `Ok` with the text for whoever asks, or `Err` with one reason a line.
+    pub fn report(&self) -> Result<String, String> {
+        let state = self.state();
+        if state.causes.is_empty() {
+            let warnings = state.warnings.iter().map(|w| format!("warning: {w}\n"));
+            return Ok(std::iter::once("ready\n".to_owned()).chain(warnings).collect());
+        }
+        Err(state
+            .causes
+            .values()
+            .flatten()
+            .map(|line| format!("{line}\n"))
+            .collect())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment, so the state is whole even after a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_no_cause_is_left() {
+        let readiness = Readiness::default();
+        assert!(!readiness.is_ready());
+        readiness.block(Cause::Kernel, vec!["nft: no".to_owned()]);
+        readiness.clear(Cause::Starting);
+        assert_eq!(readiness.report(), Err("nft: no\n".to_owned()));
+        readiness.clear(Cause::Kernel);
+        assert_eq!(readiness.report(), Ok("ready\n".to_owned()));
+        readiness.warn(vec!["no such node".to_owned()]);
+        assert_eq!(readiness.report(), Ok("ready\nwarning: no such node\n".to_owned()));
+    }
+
+    #[test]
+    fn the_answer_is_bounded() {
+        let readiness = Readiness::default();
+        readiness.clear(Cause::Starting);
+        readiness.block(Cause::Manifests, (0..1000).map(|i| format!("manifests: {i}")).collect());
+        let text = readiness.report().expect_err("not ready");
+        assert_eq!(text.lines().count(), LINES_PER_CAUSE + 1);
+        assert!(text.ends_with("... and 980 more\n"), "{text}");
+    }
+}

@@ -1,0 +1,327 @@
+//! The agent's loop. Signals go in (the folder changed, time passed, stop), and the kernel is brought to what the manifests
+//! say; readiness, metrics and the log tell how it went.
+//!
+//! Every step blocks: reading files, compiling, nft. The loop must therefore have a thread of its own, such as the one
+//! that calls `block_on` of a runtime whose workers do the rest.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use policy_compiler::addresses::AddressConflict;
+use policy_compiler::cluster::Cluster;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::backoff::Backoff;
+use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
+use super::folder::{AT_LATEST, Changes};
+use super::http::Shared;
+use super::metrics::{ByOutcome, Outcome};
+use super::readiness::Cause;
+use crate::nft::Kernel;
+
+/// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
+/// file system, a directory far above the folder moved away).
+pub const READ_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the agent looks whether somebody else has changed the table. Nearly always that is one netlink message (35
+/// microseconds); only when some table has changed since, nft lists ours.
+pub const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Listing a large table takes long, and so does reading many manifests. Each is done so seldom, when nothing tells that it
+/// is worth it, that it takes one part in so many of the time.
+const SHARE: u32 = 20;
+
+/// After so long a quiet time, listings may follow each other at once again: somebody's first change is seen at once.
+const BURST: Duration = Duration::from_secs(60);
+
+/// What reads the manifests: a cluster, or what is wrong, one error (with file and line) a string.
+pub trait Read {
+    /// Reads all of them.
+    fn read(&mut self) -> Result<Cluster, Vec<String>>;
+}
+
+impl<F: FnMut() -> Result<Cluster, Vec<String>>> Read for F {
+    fn read(&mut self) -> Result<Cluster, Vec<String>> {
+        self()
+    }
+}
+
+/// The loop and what it remembers, none of which grows with time.
+#[derive(Debug)]
+pub struct Reconciler<R, K> {
+    source: R,
+    enforcer: Enforcer<K>,
+    shared: Shared,
+    /// The last good snapshot.
+    cluster: Option<Cluster>,
+    /// What is wrong with the manifests now, and so has been logged.
+    errors: BTreeSet<String>,
+    /// What is odd about the cluster now, and so has been logged.
+    findings: BTreeSet<String>,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+    check_at: Instant,
+    /// When all listings so far have had their share of the time; not before then is the table listed again.
+    list_at: Instant,
+    repaired_at: Option<Instant>,
+}
+
+enum Turn {
+    Stop,
+    Read,
+    Retry,
+    Check,
+}
+
+impl<R: Read, K: Kernel> Reconciler<R, K> {
+    /// Nothing is read or applied yet.
+    pub fn new(source: R, enforcer: Enforcer<K>, shared: Shared) -> Self {
+        Reconciler {
+            source,
+            enforcer,
+            shared,
+            cluster: None,
+            errors: BTreeSet::new(),
+            findings: BTreeSet::new(),
+            backoff: Backoff::default(),
+            retry_at: None,
+            check_at: Instant::now(),
+            list_at: before(Instant::now(), BURST),
+            repaired_at: None,
+        }
+    }
+
+    /// Reads the manifests for the first time and applies them. With errors in them nothing is applied.
+    ///
+    /// When nft fails, the loop tries again.
+    pub fn start(&mut self) -> Result<(), Vec<String>> {
+        let read = self.read();
+        self.note(&read);
+        self.apply(read?);
+        Ok(())
+    }
+
+    /// Follows changes until `stop` is done. What is in the kernel then stays there.
+    pub async fn run(&mut self, changes: &mut Changes, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut read_at = Instant::now() + READ_EVERY;
+        let mut unsettled_since = None;
+        loop {
+            self.shared.heartbeat.beat();
+            let retry_at = self.retry_at;
+            let turn = tokio::select! {
+                biased;
+                () = &mut stop => Turn::Stop,
+                () = changes.next() => Turn::Read,
+                () = sleep_until(retry_at.unwrap_or(read_at)), if retry_at.is_some() => Turn::Retry,
+                () = sleep_until(self.check_at), if retry_at.is_none() => Turn::Check,
+                () = sleep_until(read_at) => Turn::Read,
+            };
+            match turn {
+                Turn::Stop => return,
+                Turn::Read => {
+                    let start = Instant::now();
+                    let read = self.read();
+                    read_at = Instant::now() + READ_EVERY.max(start.elapsed().saturating_mul(SHARE));
+                    // Changed while it was read: it may have been read half way, and the next read is due anyway.
+                    let since = *unsettled_since.get_or_insert_with(Instant::now);
+                    if changes.any() && since.elapsed() < AT_LATEST {
+                        continue;
+                    }
+                    unsettled_since = None;
+                    self.note(&read);
+                    self.complain(read.as_ref().err().map_or(&[], Vec::as_slice));
+                    if let Ok(cluster) = read {
+                        self.apply(cluster);
+                    }
+                }
+                Turn::Retry => {
+                    let result = self.enforcer.resync();
+                    self.settle(result);
+                }
+                Turn::Check => self.check(),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Cluster, Vec<String>> {
+        let start = Instant::now();
+        let read = self.source.read();
+        self.shared.metrics.read_duration.observe(start.elapsed().as_secs_f64());
+        read
+    }
+
+    /// Tells how a read went, in metrics and readiness.
+    fn note(&self, read: &Result<Cluster, Vec<String>>) {
+        let Shared { readiness, metrics, .. } = &self.shared;
+        let outcome = match read {
+            Err(errors) => {
+                let lines = errors.iter().map(|e| format!("manifests: {e}")).collect();
+                readiness.block(Cause::Manifests, lines);
+                Outcome::Failed
+            }
+            Ok(cluster) => {
+                readiness.clear(Cause::Manifests);
+                if self.cluster.as_ref() == Some(cluster) {
+                    Outcome::Unchanged
+                } else {
+                    Outcome::Changed
+                }
+            }
+        };
+        metrics
+            .manifest_errors
+            .set(read.as_ref().err().map_or(0, Vec::len) as i64);
+        metrics.reads.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Logs what is wrong with the manifests, once and not with every read.
+    fn complain(&mut self, errors: &[String]) {
+        if errors.is_empty() && !self.errors.is_empty() {
+            info!("the manifests can be read again");
+        }
+        for error in news(&mut self.errors, errors) {
+            error!("{error}; the kernel keeps the last good policy");
+        }
+    }
+
+    fn apply(&mut self, cluster: Cluster) {
+        if self.enforcer.is_held() && self.cluster.as_ref() == Some(&cluster) {
+            // Not even compiled: the answer would be the same.
+            self.settle(Ok(Applied::default()));
+            return;
+        }
+        let start = Instant::now();
+        let (ruleset, summary) = self.enforcer.compile(&cluster);
+        self.shared
+            .metrics
+            .compile_duration
+            .observe(start.elapsed().as_secs_f64());
+        self.cluster = Some(cluster);
+        self.tell(&summary);
+        let result = self.enforcer.commit(ruleset);
+        self.settle(result);
+    }
+
+    /// Tells how a transaction went, and plans what comes next.
+    fn settle(&mut self, result: Result<Applied, ApplyError>) {
+        let Shared { readiness, metrics, .. } = &self.shared;
+        let outcome = match &result {
+            Ok(applied) if applied.changed => Outcome::Changed,
+            Ok(_) => Outcome::Unchanged,
+            Err(_) => Outcome::Failed,
+        };
+        metrics.applies.get_or_create(&ByOutcome { outcome }).inc();
+        match result {
+            Ok(applied) => {
+                readiness.clear(Cause::Starting);
+                readiness.clear(Cause::Kernel);
+                metrics.succeeded_now();
+                self.backoff.reset();
+                self.retry_at = None;
+                if applied.changed {
+                    metrics.apply_duration.observe(applied.duration.as_secs_f64());
+                    metrics.operations.inc_by(applied.operations as u64);
+                    info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the manifests");
+                    // What the table looks like now is what later looks are compared with.
+                    self.check_at = Instant::now();
+                } else {
+                    debug!("nothing changed");
+                }
+            }
+            Err(error) => {
+                let delay = self.backoff.delay();
+                error!(
+                    "{error}; the whole table is tried again in {:.1} s",
+                    delay.as_secs_f64()
+                );
+                readiness.block(Cause::Kernel, vec![format!("kernel: {error}")]);
+                self.retry_at = Some(Instant::now() + delay);
+            }
+        }
+    }
+
+    /// Looks whether somebody else has changed the table, and undoes it.
+    fn check(&mut self) {
+        self.check_at = Instant::now() + CHECK_EVERY;
+        if !self.enforcer.is_touched() {
+            return self.shared.metrics.succeeded_now();
+        }
+        if Instant::now() < self.list_at {
+            return;
+        }
+        let start = Instant::now();
+        let drift = self.enforcer.drift();
+        let took = start.elapsed();
+        self.shared.metrics.drift_check_duration.observe(took.as_secs_f64());
+        self.list_at = self.list_at.max(before(Instant::now(), BURST)) + took.saturating_mul(SHARE);
+        match drift {
+            Ok(None) => self.shared.metrics.succeeded_now(),
+            Ok(Some(difference)) => {
+                // Against somebody who changes it all the time: not faster than looks are due.
+                if let Some(repaired) = self.repaired_at
+                    && repaired.elapsed() < CHECK_EVERY
+                {
+                    self.check_at = repaired + CHECK_EVERY;
+                    return;
+                }
+                warn!("somebody else has changed the table inet palisade ({difference}): it is replaced");
+                self.repaired_at = Some(Instant::now());
+                let result = self.enforcer.resync();
+                if result.is_ok() {
+                    self.shared.metrics.drift_repairs.inc();
+                }
+                self.settle(result);
+            }
+            Err(error) => self.settle(Err(error)),
+        }
+    }
+
+    fn tell(&mut self, summary: &Summary) {
+        let Shared { readiness, metrics, .. } = &self.shared;
+        metrics.pods.set(summary.pods as i64);
+        metrics.node_pods.set(summary.node_pods as i64);
+        metrics.policies.set(summary.policies as i64);
+        metrics.address_conflicts.set(summary.conflicts.len() as i64);
+        let mut findings: Vec<String> = summary.conflicts.iter().map(conflict).collect();
+        let mut warnings = Vec::new();
+        if !summary.node_known {
+            // Not an error: a node may have no pods yet. But most likely a name with a typing error.
+            let node = self.enforcer.node();
+            warnings.push(format!(
+                "the manifests hold neither a Node {node} nor a pod on it: there is nothing to enforce here"
+            ));
+        }
+        findings.extend(warnings.iter().cloned());
+        readiness.warn(warnings);
+        for finding in news(&mut self.findings, &findings) {
+            warn!("{finding}");
+        }
+    }
+}
+
+fn conflict(conflict: &AddressConflict) -> String {
+    let AddressConflict { address, winner, loser } = conflict;
+    format!("{address} is claimed by pods {winner} and {loser}: it is taken for that of {winner}, which started last")
+}
+
+/// So long ago, or as long ago as this clock knows.
+fn before(instant: Instant, by: Duration) -> Instant {
+    instant.checked_sub(by).unwrap_or(instant)
+}
+
+/// The lines that were not there before; `known` becomes the lines of now.
+pub(super) fn news<'a>(known: &mut BTreeSet<String>, lines: &'a [String]) -> Vec<&'a String> {
+    let mut told = BTreeSet::new();
+    let news = lines
+        .iter()
+        .filter(|line| told.insert(*line) && !known.contains(*line))
+        .collect();
+    *known = lines.iter().cloned().collect();
+    news
+}
+
+#[cfg(test)]
+mod tests;

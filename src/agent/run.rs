@@ -1,0 +1,171 @@
+//! The agent, wired: the flags, the log, the HTTP endpoint, the folder, the loop, and the signals that end it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use policy_compiler::cluster::Cluster;
+use policy_compiler::labels::Name;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::enforcer::Enforcer;
+use super::folder::{self, Folder};
+use super::http::{self, Shared};
+use super::logs;
+use super::reconcile::{READ_EVERY, Read, Reconciler, news};
+use crate::manifests::{self, Loaded};
+use crate::nft::{Kernel, Mode, Nft};
+
+/// How long a client may keep the agent from ending.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What `palisade agent` is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--manifests`: the folder to enforce from.
+    pub manifests: PathBuf,
+    /// `--node-name`: whose pods to enforce.
+    pub node: Name,
+    /// `--http-addr`: where to serve health and metrics.
+    pub http_addr: SocketAddr,
+    /// `--mode`.
+    pub mode: Mode,
+}
+
+/// Runs until SIGTERM or SIGINT; the rules stay in the kernel. An error means that it could not start (exit code 2), and
+/// that the kernel is as it was.
+pub fn run(options: Options) -> anyhow::Result<()> {
+    logs::start();
+    // The loop blocks the thread that calls `block_on`; HTTP and signals have the worker.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(enforce(options));
+    runtime.shutdown_background();
+    result
+}
+
+/// Removes the table with everything in it, and says whether it was there.
+pub fn cleanup() -> anyhow::Result<bool> {
+    let kernel = Nft::default();
+    if kernel.read()?.is_none() {
+        return Ok(false);
+    }
+    kernel.delete()?;
+    Ok(true)
+}
+
+async fn enforce(options: Options) -> anyhow::Result<()> {
+    // First of all, so that a signal during the first apply ends the agent after it, not in it.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+
+    let kernel = Nft::default();
+    // Whatever is missing (the program, privileges, nf_tables) is said now, before anything is touched.
+    let nft = kernel.version()?;
+    let earlier = kernel.read()?.is_some();
+    let listener = TcpListener::bind(options.http_addr).await.with_context(|| {
+        format!(
+            "cannot serve HTTP on {}: choose another address with --http-addr",
+            options.http_addr
+        )
+    })?;
+    let http = listener.local_addr().context("cannot tell the HTTP address")?;
+    info!(
+        node = %options.node, mode = ?options.mode, manifests = %options.manifests.display(), %http, nft,
+        table = if earlier { "to be replaced" } else { "to be made" }, "starting"
+    );
+
+    let shared = Shared::default();
+    let (ending, ended) = oneshot::channel::<()>();
+    let server = tokio::spawn(http::serve(listener, shared.clone(), async { drop(ended.await) }));
+
+    let (folder, mut changes) = folder::watch(&options.manifests).context("cannot tell the current directory")?;
+    let enforcer = Enforcer::new(options.node, options.mode, kernel);
+    let mut reconciler = Reconciler::new(Manifests::new(folder), enforcer, shared);
+    if let Err(errors) = reconciler.start() {
+        bail!(
+            "nothing has been applied, for the manifests cannot be used:\n{}",
+            errors.join("\n")
+        );
+    }
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+    };
+    reconciler.run(&mut changes, stop).await;
+    info!("stopping; the rules stay in the kernel, and `palisade cleanup` removes them");
+    drop(ending);
+    // A client that keeps its connection open does not keep the agent.
+    match tokio::time::timeout(LINGER, server).await {
+        Ok(Ok(Err(error))) => error!("HTTP: {error}"),
+        Ok(Err(panic)) => error!("HTTP: {panic}"),
+        Ok(Ok(Ok(()))) | Err(_) => {}
+    }
+    Ok(())
+}
+
+/// The folder, read with a watch armed before.
+struct Manifests {
+    folder: Folder,
+    /// Whether it has been said that the folder cannot be watched.
+    unwatched: bool,
+    /// What is hardly meant in the manifests now, and so has been logged.
+    warnings: BTreeSet<String>,
+}
+
+impl Manifests {
+    fn new(folder: Folder) -> Self {
+        Manifests {
+            folder,
+            unwatched: false,
+            warnings: BTreeSet::new(),
+        }
+    }
+}
+
+impl Read for Manifests {
+    fn read(&mut self) -> Result<Cluster, Vec<String>> {
+        match self.folder.arm() {
+            Ok(()) => self.unwatched = false,
+            Err(error) if !self.unwatched => {
+                self.unwatched = true;
+                warn!(
+                    "cannot watch the manifests ({error}): they are read every {} s",
+                    READ_EVERY.as_secs()
+                );
+            }
+            Err(_) => {}
+        }
+        let loaded = load(self.folder.path())?;
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        for warning in news(&mut self.warnings, &warnings) {
+            warn!("{warning}");
+        }
+        Ok(loaded.cluster)
+    }
+}
+
+/// What the folder says; a folder that says nothing is an error.
+fn load(path: &Path) -> Result<Loaded, Vec<String>> {
+    let loaded = manifests::load(&[path.to_owned()])
+        .map_err(|errors| errors.errors().iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    if loaded.cluster == Cluster::default() {
+        // More likely a wrong path or a volume that is not mounted than an order to let everything pass.
+        let path = path.display();
+        return Err(vec![format!(
+            "{path}: no manifest of a pod, namespace, node or policy is in this folder; to want no rules, stop the agent \
+             and run `palisade cleanup`"
+        )]);
+    }
+    Ok(loaded)
+}
