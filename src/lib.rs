@@ -1,6 +1,7 @@
 //! Palisade.
 
 pub mod agent;
+pub mod cli;
 pub mod demo;
 pub mod manifests;
 pub mod nft;

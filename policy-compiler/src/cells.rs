@@ -60,7 +60,7 @@ impl AddressRange {
 }
 
 /// The next address, unless it was the last one of its family.
-pub(crate) fn successor(address: IpAddr) -> Option<IpAddr> {
+pub fn successor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(a) => a.to_bits().checked_add(1).map(|b| Ipv4Addr::from_bits(b).into()),
         IpAddr::V6(a) => a.to_bits().checked_add(1).map(|b| Ipv6Addr::from_bits(b).into()),

@@ -1,0 +1,3 @@
+//! cli
+mod endpoint;
+mod ports;
