@@ -6,12 +6,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::{Contains, IpNet};
+use ipnet::IpNet;
 use policy_compiler::cells::successor;
 use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
 use policy_compiler::compile::{Subjects, compile};
-use policy_compiler::labels::Name;
-use policy_compiler::policy::{Direction, Peer, Peers};
+use policy_compiler::policy::{Direction, NamespaceScope, Peer, Peers, PodSelection};
 use policy_compiler::table::Table;
 
 use super::endpoint::EndpointSpec;
@@ -152,15 +151,22 @@ impl Compiled {
     /// The ends of a pod: one for each of its addresses, or one without an address.
     pub(crate) fn pod_ends(&self, pod: &Arc<Pod>) -> impl Iterator<Item = End> + use<> {
         let ends = self.table.addresses().endpoints(pod).into_iter();
-        ends.map(|end| match end {
-            Endpoint::Pod(pod, address) => End::Pod(pod, address),
-            Endpoint::Address(address) => unreachable!("{address}: a pod's ends are that pod"),
-        })
+        let pod = pod.clone();
+        ends.map(move |end| End::Pod(pod.clone(), end.address()))
     }
 
     /// The pods that a selector can match, hence no host-network pods; live ones only.
     pub(crate) fn selectable_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.table.pods().iter().filter(|p| !p.host_network)
+    }
+
+    /// Whether a selection matches a pod.
+    pub(crate) fn selects(&self, selection: &PodSelection, pod: &Pod) -> bool {
+        let in_scope = || match &selection.namespaces {
+            NamespaceScope::Named(name) => *name == pod.name.namespace,
+            NamespaceScope::Matching(scope) => scope.matches(&self.cluster.namespace_labels(&pod.name.namespace)),
+        };
+        !pod.host_network && selection.pods.matches(&pod.labels) && in_scope()
     }
 
     /// A CIDR cut into regions: at every CIDR of every policy, and around each node's address.
@@ -270,9 +276,4 @@ fn example(cidr: IpNet, holes: &[IpNet], taken: impl Fn(IpAddr) -> bool) -> Opti
         next = successor(hole(&address).map_or(address, IpNet::broadcast));
     }
     None
-}
-
-/// The namespaces that live pods are in, sorted.
-pub(crate) fn namespaces(table: &Table) -> BTreeSet<&Name> {
-    table.pods().iter().map(|p| &p.name.namespace).collect()
 }

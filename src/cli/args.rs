@@ -1,0 +1,199 @@
+//! The flags of every command: all of clap stands here. Values of our own syntax are parsed by the types they become.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::endpoint::EndpointSpec;
+use super::ports::PortSpec;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 fine; 1 findings (a failed assertion, a difference); 2 bad usage or input.
+Colours are for terminals only, and never with NO_COLOR set.";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Kubernetes NetworkPolicy: compiled, explained, tested offline, and enforced with nftables.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, styles = STYLES, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show who may reach every pod, and whom it may reach, on which ports
+    Compile(CompileArgs),
+    /// Say whether one end may reach another, and why
+    Explain(ExplainArgs),
+    /// Show who reaches whom on a port
+    Matrix(MatrixArgs),
+    /// Check connectivity tests; every case is proven over all pairs and ports that it speaks of
+    Test(TestArgs),
+    /// Enforce policy on this node
+    Agent(AgentArgs),
+    /// Remove everything that the agent put into this node's kernel
+    Cleanup,
+    /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
+    Demo(DemoArgs),
+}
+
+/// Where the cluster is described.
+#[derive(Debug, Args)]
+pub(crate) struct Manifests {
+    /// Manifests: files, folders (with all that is in them), or - for standard input; YAML or JSON
+    #[arg(value_name = "PATH", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// `palisade compile`
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Only the pods of this node; with -o nft, the node whose rules to print
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// The form of the answer: for people, for programs, or as the node's nftables rules
+    #[arg(short, long, value_enum, default_value_t = CompileOutput::Text)]
+    pub(crate) output: CompileOutput,
+}
+
+/// `palisade explain`
+#[derive(Debug, Args)]
+#[command(after_help = ENDPOINTS)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Where connections come from
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) from: EndpointSpec,
+    /// Where connections go
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) to: EndpointSpec,
+    /// The destination's port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: PortSpec,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
+}
+
+const ENDPOINTS: &str = "\
+ENDPOINT is namespace/pod, namespace/kind/name (shop/deployment/api), an IP address (a pod's address means
+that pod, through that address) or a CIDR (all of its addresses, and the pods among them).
+PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol
+it is TCP.";
+
+const PORTS: &str = "\
+PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol
+it is TCP.";
+
+/// `palisade matrix`
+#[derive(Debug, Args)]
+#[command(after_help = PORTS)]
+pub(crate) struct MatrixArgs {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// The destination's port
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: PortSpec,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = MatrixOutput::Text)]
+    pub(crate) output: MatrixOutput,
+}
+
+/// `palisade test`
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Test files, or folders with test files (documents of other kinds are passed over)
+    #[arg(value_name = "TEST", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The form of the report
+    #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
+    pub(crate) output: TestOutput,
+}
+
+/// `palisade agent`
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// This node's name, as in spec.nodeName of its pods
+    #[arg(long, value_name = "NAME")]
+    pub node_name: String,
+    /// Enforce from a folder of manifests, pods included, and follow changes to it
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub manifests: Option<PathBuf>,
+    /// Watch the API server that this file names; without either flag, the one of the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    pub http_addr: SocketAddr,
+    /// Drop what policy denies, or only record it
+    #[arg(long, value_enum, default_value_t = Mode::Enforce)]
+    pub mode: Mode,
+}
+
+/// `palisade demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Your own manifests in place of the built-in shop
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// The form of the report
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub output: TextOrJson,
+}
+
+/// What the agent does with a denied packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// It is dropped
+    Enforce,
+    /// It passes, and is recorded
+    Audit,
+}
+
+/// The forms of `compile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompileOutput {
+    Text,
+    Json,
+    Nft,
+}
+
+/// The forms of most commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TextOrJson {
+    /// For people; may change
+    Text,
+    /// For programs; stable
+    Json,
+}
+
+/// The forms of `matrix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MatrixOutput {
+    Text,
+    Json,
+    Csv,
+    Markdown,
+}
+
+/// The forms of `test`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestOutput {
+    Text,
+    Json,
+    Junit,
+}

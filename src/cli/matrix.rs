@@ -1,0 +1,362 @@
+//! `palisade matrix`: who reaches whom on one port, by workload, split where replicas differ. Works on groups and classes,
+//! never on pods times pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use policy_compiler::cluster::Endpoint;
+use policy_compiler::ports::PortSet;
+use serde::Serialize;
+
+use super::describe::{Describer, join, title};
+use super::ends::{Compiled, End};
+use super::output::{self, API_VERSION, Style, columns, count};
+use super::pairs::Signature;
+use super::ports::PortSpec;
+
+/// A table wider than this is shown with numbers as headings.
+const WIDTH: usize = 110;
+/// A table of more destinations than this is shown as a list.
+const NUMBERED: usize = 30;
+
+/// The answer about two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    /// Every port passes.
+    Allow,
+    /// No port passes.
+    Deny,
+    /// Some ports pass, or some pairs.
+    Partial,
+}
+
+impl Verdict {
+    /// The verdict on the ports asked for.
+    pub(crate) fn of(asked: &PortSet, allowed: &PortSet) -> Self {
+        if allowed.contains_all(asked) {
+            Verdict::Allow
+        } else if asked.intersection(allowed).is_empty() {
+            Verdict::Deny
+        } else {
+            Verdict::Partial
+        }
+    }
+
+    /// The verdict on both of two.
+    pub(crate) fn and(self, other: Verdict) -> Self {
+        if self == other { self } else { Verdict::Partial }
+    }
+
+    /// Its word and its style.
+    pub(crate) fn word(self) -> (&'static str, Style) {
+        match self {
+            Verdict::Allow => ("allow", Style::Good),
+            Verdict::Deny => ("deny", Style::Bad),
+            Verdict::Partial => ("partial", Style::Warn),
+        }
+    }
+
+    fn mark(self) -> (String, Style) {
+        let (word, style) = self.word();
+        let mark = match self {
+            Verdict::Allow => "✓",
+            Verdict::Deny => "✗",
+            Verdict::Partial => word,
+        };
+        (mark.to_owned(), style)
+    }
+}
+
+/// The matrix of a cluster for one port.
+pub(crate) struct Matrix {
+    port: String,
+    /// The sources.
+    rows: Vec<Party>,
+    /// The destinations.
+    columns: Vec<Party>,
+    /// By source, then by destination; none for a pod and itself.
+    grid: Vec<Vec<Option<Verdict>>>,
+    /// Host-network pods; they are their node, and stand in no row.
+    host_network: usize,
+}
+
+/// Pods of one workload, or addresses outside, that all reach and are reached alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Party {
+    name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cidrs: Vec<String>,
+    #[serde(skip)]
+    kind: usize,
+}
+
+/// What the table can tell of a party: the signatures of its ends, each with the ports that are asked for there.
+type Kind = Vec<(Signature, PortSet)>;
+
+impl Matrix {
+    /// The matrix of a port; an error says that no pod has a port of that name.
+    pub(crate) fn new(compiled: &Compiled, port: &PortSpec) -> anyhow::Result<Self> {
+        let mut kinds: BTreeMap<Kind, usize> = BTreeMap::new();
+        let mut kind_of = |ends: &[End]| {
+            let mut kind: Kind = ends
+                .iter()
+                .map(|end| (Signature::new(compiled, end), port.on(&end.endpoint())))
+                .collect();
+            kind.sort();
+            kind.dedup();
+            let next = kinds.len();
+            *kinds.entry(kind).or_insert(next)
+        };
+        // Parties by workload (or "outside"), then by kind.
+        let mut members: BTreeMap<(bool, String), BTreeMap<usize, Vec<End>>> = BTreeMap::new();
+        for pod in compiled.selectable_pods() {
+            let ends: Vec<End> = compiled.pod_ends(pod).collect();
+            let kind = kind_of(&ends);
+            let of_title = members.entry((false, title(pod))).or_default();
+            of_title.entry(kind).or_default().extend(ends);
+        }
+        for end in outside(compiled) {
+            let kind = kind_of(std::slice::from_ref(&end));
+            let of_title = members.entry((true, String::new())).or_default();
+            of_title.entry(kind).or_default().push(end);
+        }
+        let mut by_id: Vec<(usize, Kind)> = kinds.into_iter().map(|(kind, id)| (id, kind)).collect();
+        by_id.sort_unstable_by_key(|(id, _)| *id);
+        let kinds: Vec<Kind> = by_id.into_iter().map(|(_, kind)| kind).collect();
+        let verdicts: Vec<Vec<Option<Verdict>>> = kinds
+            .iter()
+            .map(|from| kinds.iter().map(|to| verdict(compiled, from, to)).collect())
+            .collect();
+
+        let describer = Describer::new(compiled);
+        let mut parties = Vec::new();
+        for by_kind in members.into_values() {
+            parties.extend(merge(by_kind, &verdicts).into_iter().map(|(kind, ends)| party(&describer, kind, &ends)));
+        }
+        let is_destination = |party: &&Party| kinds[party.kind].iter().any(|(_, asked)| !asked.is_empty());
+        let columns: Vec<Party> = parties.iter().filter(is_destination).cloned().collect();
+        if columns.is_empty() && !matches!(port, PortSpec::All) && !parties.iter().all(|p| p.pods.is_empty()) {
+            anyhow::bail!("no pod declares a port {port}: write a number, or a name that a container's ports list");
+        }
+        let cell = |from: &Party, to: &Party| match from == to && from.pods.len() == 1 {
+            true => None,
+            false => verdicts[from.kind][to.kind],
+        };
+        let grid = parties
+            .iter()
+            .map(|from| columns.iter().map(|to| cell(from, to)).collect())
+            .collect();
+        Ok(Matrix {
+            port: port.to_string(),
+            rows: parties,
+            columns,
+            grid,
+            host_network: compiled.table.pods().iter().filter(|p| p.host_network).count(),
+        })
+    }
+
+    fn cells(&self) -> impl Iterator<Item = (&Party, &Party, Verdict)> {
+        self.rows.iter().zip(&self.grid).flat_map(|(from, row)| {
+            let cells = self.columns.iter().zip(row);
+            cells.filter_map(move |(to, verdict)| Some((from, to, (*verdict)?)))
+        })
+    }
+
+    /// For people: a table, or a list when there are too many destinations for one.
+    pub(crate) fn text(&self) -> String {
+        let mut out = format!("Who reaches whom on {}: rows are sources, columns destinations.\n\n", self.port);
+        let widest = self.rows.iter().map(|p| p.name.chars().count()).max().unwrap_or_default();
+        let named: usize = self.columns.iter().map(|p| p.name.chars().count() + 2).sum();
+        if widest + named <= WIDTH {
+            let headings = self.columns.iter().map(|p| p.name.clone()).collect();
+            out.push_str(&self.table(headings, |party, _| party.name.clone()));
+        } else if self.columns.len() <= NUMBERED {
+            let number = |party: &Party| self.columns.iter().position(|to| to == party).map(|at| at + 1);
+            let headings = self.columns.iter().filter_map(|to| Some(number(to)?.to_string())).collect();
+            let digits = self.columns.len().to_string().len();
+            out.push_str(&self.table(headings, |party, _| match number(party) {
+                Some(number) => format!("{number:digits$} {}", party.name),
+                None => format!("{:digits$} {}", "", party.name),
+            }));
+        } else {
+            out.push_str(&self.list());
+        }
+        if self.host_network > 0 {
+            let _ = writeln!(
+                out,
+                "\n{} on the host network left out: policy never isolates it, and sees it as its node.",
+                count(self.host_network, "pod")
+            );
+        }
+        out
+    }
+
+    fn table(&self, headings: Vec<String>, row_name: impl Fn(&Party, usize) -> String) -> String {
+        let blank = (String::new(), Style::Plain);
+        let heading = headings.into_iter().map(|h| (h, Style::Bold));
+        let mut rows = vec![[blank].into_iter().chain(heading).collect::<Vec<_>>()];
+        for (at, (party, row)) in self.rows.iter().zip(&self.grid).enumerate() {
+            let name = (row_name(party, at), Style::Bold);
+            let cells = row.iter().map(|cell| match cell {
+                Some(verdict) => verdict.mark(),
+                None => ("·".to_owned(), Style::Dim),
+            });
+            rows.push([name].into_iter().chain(cells).collect());
+        }
+        columns(0, &rows)
+    }
+
+    fn list(&self) -> String {
+        let mut out = String::new();
+        for (at, to) in self.columns.iter().enumerate() {
+            let _ = writeln!(out, "{}", Style::Bold.paint(&to.name));
+            for verdict in [Verdict::Allow, Verdict::Partial, Verdict::Deny] {
+                let from: Vec<String> = self
+                    .rows
+                    .iter()
+                    .zip(&self.grid)
+                    .filter(|(_, row)| row[at] == Some(verdict))
+                    .map(|(party, _)| party.name.clone())
+                    .collect();
+                if !from.is_empty() {
+                    let (mark, style) = verdict.mark();
+                    let _ = writeln!(out, "  {} {}", style.paint(&mark), join(&from));
+                }
+            }
+        }
+        out
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> anyhow::Result<String> {
+        #[derive(Serialize)]
+        struct Cell<'a> {
+            from: &'a str,
+            to: &'a str,
+            verdict: Verdict,
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Json<'a> {
+            api_version: &'static str,
+            kind: &'static str,
+            port: &'a str,
+            rows: &'a [Party],
+            columns: &'a [Party],
+            cells: Vec<Cell<'a>>,
+        }
+        let cell = |(from, to, verdict): (&'_ Party, &'_ Party, Verdict)| (from.name.clone(), to.name.clone(), verdict);
+        let cells: Vec<(String, String, Verdict)> = self.cells().map(cell).collect();
+        output::json(&Json {
+            api_version: API_VERSION,
+            kind: "Matrix",
+            port: &self.port,
+            rows: &self.rows,
+            columns: &self.columns,
+            cells: cells
+                .iter()
+                .map(|(from, to, verdict)| Cell {
+                    from,
+                    to,
+                    verdict: *verdict,
+                })
+                .collect(),
+        })
+    }
+
+    /// For spreadsheets: a line for each cell.
+    pub(crate) fn csv(&self) -> String {
+        let field = |text: &str| match text.contains([',', '"']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.to_owned(),
+        };
+        let mut out = String::from("from,to,port,verdict\n");
+        for (from, to, verdict) in self.cells() {
+            let (word, _) = verdict.word();
+            let _ = writeln!(out, "{},{},{},{word}", field(&from.name), field(&to.name), field(&self.port));
+        }
+        out
+    }
+
+    /// For reviews: a table of GitHub's markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let heading: Vec<&str> = self.columns.iter().map(|p| p.name.as_str()).collect();
+        let mut out = format!("| {} | {} |\n|{}\n", self.port, heading.join(" | "), " --- |".repeat(heading.len() + 1));
+        for (party, row) in self.rows.iter().zip(&self.grid) {
+            let cells: Vec<String> = row.iter().map(|cell| cell.map_or("·".to_owned(), |v| v.mark().0)).collect();
+            let _ = writeln!(out, "| {} | {} |", party.name, cells.join(" | "));
+        }
+        out
+    }
+}
+
+/// Regions of the addresses that are neither pods nor nodes; of IPv6 only where pods or policies know it.
+fn outside(compiled: &Compiled) -> Vec<End> {
+    let v4 = IpNet::V4(Ipv4Net::default());
+    let v6 = IpNet::V6(Ipv6Net::default());
+    let is_node = |address: IpAddr| compiled.table.addresses().node(&Endpoint::Address(address)).is_some();
+    let of = |net: IpNet| compiled.regions(net).into_iter().filter(|r| !is_node(r.example));
+    let mut regions: Vec<_> = of(v4).collect();
+    let six: Vec<_> = of(v6).collect();
+    let pods_know_v6 = compiled.table.addresses().pod_addresses().any(|(address, _)| address.is_ipv6());
+    if pods_know_v6 || six.len() > 1 {
+        regions.extend(six);
+    }
+    regions.into_iter().map(End::Region).collect()
+}
+
+/// The verdict on all pairs of two kinds that have an address family in common; none when there is nothing to ask.
+fn verdict(compiled: &Compiled, from: &Kind, to: &Kind) -> Option<Verdict> {
+    let mut verdict: Option<Verdict> = None;
+    for (source, _) in from {
+        for (destination, asked) in to {
+            if asked.is_empty() || !source.common_family(destination) {
+                continue;
+            }
+            let one = Verdict::of(asked, &source.allowed(destination, compiled));
+            verdict = Some(verdict.map_or(one, |v| v.and(one)));
+        }
+    }
+    verdict
+}
+
+/// Puts kinds together whose verdicts are all equal, as sources and as destinations.
+fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) -> Vec<(usize, Vec<End>)> {
+    let mut merged: Vec<(usize, Vec<End>)> = Vec::new();
+    let same = |a: usize, b: usize| verdicts[a] == verdicts[b] && verdicts.iter().all(|row| row[a] == row[b]);
+    for (kind, ends) in by_kind {
+        match merged.iter_mut().find(|(known, _)| same(*known, kind)) {
+            Some((_, known)) => known.extend(ends),
+            None => merged.push((kind, ends)),
+        }
+    }
+    for (_, ends) in &mut merged {
+        ends.sort();
+    }
+    merged.sort_by(|a, b| a.1.cmp(&b.1));
+    merged
+}
+
+fn party(describer: &Describer, kind: usize, ends: &[End]) -> Party {
+    let names = describer.ends(&ends.iter().collect::<Vec<_>>());
+    let pods: BTreeSet<String> = ends.iter().filter_map(End::pod).map(ToString::to_string).collect();
+    let cidrs: Vec<String> = match pods.is_empty() {
+        true => names.clone(),
+        false => Vec::new(),
+    };
+    let name = match pods.is_empty() {
+        true => format!("outside: {}", join(&names)),
+        false => names.join(", "),
+    };
+    Party {
+        name,
+        pods: pods.into_iter().collect(),
+        cidrs,
+        kind,
+    }
+}

@@ -1,0 +1,113 @@
+//! Standard output: text with colours that vanish where they are not wanted, JSON, and columns that line up.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+/// The version of every JSON form.
+pub(crate) const API_VERSION: &str = "palisade.dev/v1alpha1";
+
+/// Writes text to standard output. A reader that has gone away (`| head`) is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// A value as indented JSON with a final newline.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write the answer as JSON")?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// `1 pod`, `2 pods`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
+}
+
+/// How a piece of text looks on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// As it is.
+    Plain,
+    /// A heading or a name.
+    Bold,
+    /// Beside the point.
+    Dim,
+    /// Allowed, passed.
+    Good,
+    /// Denied, failed.
+    Bad,
+    /// In between, or odd.
+    Warn,
+}
+
+impl Style {
+    /// The text with the colours of the style; [`print`] takes them out again where they are not wanted.
+    pub(crate) fn paint(self, text: &str) -> String {
+        match self {
+            Style::Plain => text.to_owned(),
+            Style::Bold => text.bold().to_string(),
+            Style::Dim => text.dimmed().to_string(),
+            Style::Good => text.green().to_string(),
+            Style::Bad => text.red().to_string(),
+            Style::Warn => text.yellow().to_string(),
+        }
+    }
+}
+
+/// Rows of styled cells as lines whose columns line up, two spaces apart, after an indent.
+pub(crate) fn columns(indent: usize, rows: &[Vec<(String, Style)>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (at, (text, _)) in row.iter().enumerate() {
+            let width = text.chars().count();
+            match widths.get_mut(at) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        let mut line = " ".repeat(indent);
+        let last = row.iter().rposition(|(text, _)| !text.is_empty()).unwrap_or(0);
+        for (at, (text, style)) in row.iter().enumerate().take(last + 1) {
+            line.push_str(&style.paint(text));
+            if at < last {
+                line.push_str(&" ".repeat(widths[at] - text.chars().count() + 2));
+            }
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_end_without_spaces() {
+        let cell = |text: &str| (text.to_owned(), Style::Plain);
+        let rows = vec![vec![cell("a"), cell("b"), cell("")], vec![cell("ccc"), cell("✓"), cell("d")]];
+        assert_eq!(columns(1, &rows), " a    b\n ccc  ✓  d\n");
+    }
+
+    #[test]
+    fn nouns_are_counted() {
+        assert_eq!(count(1, "policy"), "1 policy");
+        assert_eq!(count(0, "policy"), "0 policies");
+        assert_eq!(count(2, "pod"), "2 pods");
+    }
+}
