@@ -126,38 +126,38 @@ pub(crate) struct TestArgs {
 
 /// `palisade agent`
 #[derive(Debug, Args)]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// This node's name, as in spec.nodeName of its pods
     #[arg(long, value_name = "NAME")]
-    pub node_name: String,
+    pub(crate) node_name: String,
     /// Enforce from a folder of manifests, pods included, and follow changes to it
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
-    pub manifests: Option<PathBuf>,
+    pub(crate) manifests: Option<PathBuf>,
     /// Watch the API server that this file names; without either flag, the one of the pod's service account
     #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
-    pub http_addr: SocketAddr,
+    pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
-    pub mode: Mode,
+    pub(crate) mode: Mode,
 }
 
 /// `palisade demo`
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Your own manifests in place of the built-in shop
     #[arg(long, value_name = "DIR")]
-    pub manifests: Option<PathBuf>,
+    pub(crate) manifests: Option<PathBuf>,
     /// The form of the report
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
-    pub output: TextOrJson,
+    pub(crate) output: TextOrJson,
 }
 
 /// What the agent does with a denied packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// It is dropped
     Enforce,
     /// It passes, and is recorded
@@ -174,7 +174,7 @@ pub(crate) enum CompileOutput {
 
 /// The forms of most commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TextOrJson {
+pub(crate) enum TextOrJson {
     /// For people; may change
     Text,
     /// For programs; stable

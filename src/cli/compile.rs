@@ -9,7 +9,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy_compiler::cluster::{Pod, PodName};
 use policy_compiler::diagnostics::Diagnostic;
-use policy_compiler::policy::{Action, Direction, Peer, Peers, Policy, PolicyName, PortMatch, Ports, Rule};
+use policy_compiler::labels::{NAMESPACE_NAME_LABEL, Operator};
+use policy_compiler::policy::{
+    Action, Direction, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
+};
 use policy_compiler::ports::PortSet;
 use policy_compiler::table::{GroupId, PodIndex};
 use serde::Serialize;
@@ -71,7 +74,7 @@ pub(crate) fn text(compiled: &Compiled, pods: &[PodIndex]) -> String {
 /// One direction of pods that the same policies judge.
 fn side(
     compiled: &Compiled,
-    describer: &Describer,
+    describer: &Describer<'_>,
     direction: Direction,
     group: Option<GroupId>,
     subject: &Arc<Pod>,
@@ -172,14 +175,14 @@ fn port_words(port: &PortWords, direction: Direction, subject: &Pod) -> String {
 }
 
 /// A peer in words, and whom it stands for now.
-fn peer_words(compiled: &Compiled, describer: &Describer, peer: Option<&Peer>) -> (String, String) {
+fn peer_words(compiled: &Compiled, describer: &Describer<'_>, peer: Option<&Peer>) -> (String, String) {
     match peer {
         None => ("anywhere".to_owned(), String::new()),
         Some(Peer::Pods(selection)) => {
             let matches = |pod: &&Arc<Pod>| compiled.selects(selection, pod);
             let names = describer.pods(compiled.selectable_pods().filter(matches));
             let now = if names.is_empty() { "nobody".to_owned() } else { join(&names) };
-            (selection.to_string(), format!("now: {now}"))
+            (selection_words(selection), format!("now: {now}"))
         }
         Some(Peer::Block(block)) => {
             let book = compiled.table.addresses();
@@ -195,6 +198,23 @@ fn peer_words(compiled: &Compiled, describer: &Describer, peer: Option<&Peer>) -
             (block.to_string(), now)
         }
     }
+}
+
+/// A selection in words; a namespace that is selected by its own name counts as named.
+fn selection_words(selection: &PodSelection) -> String {
+    if let NamespaceScope::Matching(scope) = &selection.namespaces
+        && let [requirement] = scope.requirements()
+        && *requirement.key == *NAMESPACE_NAME_LABEL
+        && let Operator::In(names) = &requirement.operator
+        && let [name] = names.as_slice()
+    {
+        let named = PodSelection {
+            namespaces: NamespaceScope::Named(name.clone()),
+            pods: selection.pods.clone(),
+        };
+        return named.to_string();
+    }
+    selection.to_string()
 }
 
 /// What `compile -o json` answers.

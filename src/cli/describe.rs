@@ -12,18 +12,19 @@ use super::output::count;
 const NAMES_IN_A_LINE: usize = 4;
 
 /// Puts ends into words.
-pub(crate) struct Describer {
+pub(crate) struct Describer<'c> {
+    compiled: &'c Compiled,
     /// The number of live pods of every workload.
     sizes: BTreeMap<String, usize>,
 }
 
-impl Describer {
-    pub(crate) fn new(compiled: &Compiled) -> Self {
+impl<'c> Describer<'c> {
+    pub(crate) fn new(compiled: &'c Compiled) -> Self {
         let mut sizes = BTreeMap::new();
         for pod in compiled.table.pods() {
             *sizes.entry(title(pod)).or_default() += 1;
         }
-        Describer { sizes }
+        Describer { compiled, sizes }
     }
 
     /// The names of pods: a workload stands for its pods where all of them are meant.
@@ -54,18 +55,43 @@ impl Describer {
         }
     }
 
-    /// The names of ends, sorted by end.
+    /// The names of ends: workloads and pods, then addresses.
     pub(crate) fn ends(&self, ends: &[&End]) -> Vec<String> {
-        let pods = ends.iter().filter_map(|end| match end {
-            End::Pod(pod, _) => Some(pod),
-            End::Region(_) => None,
-        });
-        let mut out = self.pods(pods);
-        out.extend(ends.iter().filter_map(|end| match end {
-            End::Region(region) => Some(region.to_string()),
-            End::Pod(..) => None,
-        }));
+        let (whole, partial) = self.split(ends);
+        let mut out = self.pods(whole);
+        out.extend(partial);
         out
+    }
+
+    /// The names of ends, each pod by its own.
+    pub(crate) fn every_end(&self, ends: &[&End]) -> Vec<String> {
+        let (whole, partial) = self.split(ends);
+        let mut out: Vec<String> = whole.iter().map(|pod| pod.name.to_string()).collect();
+        out.extend(partial);
+        out
+    }
+
+    /// The pods of which all addresses are meant, sorted; then the other ends by name.
+    fn split<'e>(&self, ends: &[&'e End]) -> (Vec<&'e Arc<Pod>>, Vec<String>) {
+        let mut by_pod: BTreeMap<&PodName, Vec<&'e End>> = BTreeMap::new();
+        let mut others = Vec::new();
+        for end in ends {
+            match end {
+                End::Pod(pod, _) => by_pod.entry(&pod.name).or_default().push(end),
+                End::Region(region) => others.push(region.to_string()),
+            }
+        }
+        let (mut whole, mut partial) = (Vec::new(), Vec::new());
+        for ends in by_pod.into_values() {
+            let Some(End::Pod(pod, _)) = ends.first() else { continue };
+            if self.compiled.pod_ends(pod).count() == ends.len() {
+                whole.push(pod);
+            } else {
+                partial.extend(ends.iter().map(|end| end.endpoint().to_string()));
+            }
+        }
+        partial.extend(others);
+        (whole, partial)
     }
 }
 

@@ -45,6 +45,11 @@ impl Verdict {
         }
     }
 
+    /// The verdict on one connection.
+    pub(crate) fn one(allowed: bool) -> Self {
+        if allowed { Verdict::Allow } else { Verdict::Deny }
+    }
+
     /// The verdict on both of two.
     pub(crate) fn and(self, other: Verdict) -> Self {
         if self == other { self } else { Verdict::Partial }
@@ -342,7 +347,7 @@ fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) 
     merged
 }
 
-fn party(describer: &Describer, kind: usize, ends: &[End]) -> Party {
+fn party(describer: &Describer<'_>, kind: usize, ends: &[End]) -> Party {
     let names = describer.ends(&ends.iter().collect::<Vec<_>>());
     let pods: BTreeSet<String> = ends.iter().filter_map(End::pod).map(ToString::to_string).collect();
     let cidrs: Vec<String> = match pods.is_empty() {

@@ -1,11 +1,235 @@
-//! cli
-#![allow(dead_code)]
+//! The command line: arguments in; text on standard output, one message on standard error, and an exit code out.
+//! `args` holds every flag; each command has a file of its own that turns loaded manifests into text.
+
 mod args;
 mod compile;
 mod describe;
 mod endpoint;
 mod ends;
+mod explain;
 mod matrix;
 mod output;
 mod pairs;
 mod ports;
+mod service;
+mod test;
+mod test_file;
+mod test_report;
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use policy_compiler::labels::Name;
+use policy_compiler::table::{PodIndex, Table};
+
+use args::{
+    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
+    TestArgs, TestOutput, TextOrJson,
+};
+use ends::Compiled;
+use explain::Question;
+use matrix::Matrix;
+use output::{Style, count, print};
+
+use crate::manifests::{self, Loaded};
+
+/// How a command ended, when it could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing to object to: exit code 0.
+    Fine,
+    /// A failed assertion, a difference, a finding: exit code 1.
+    Findings,
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    // Bad usage ends here, with exit code 2.
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        Err(error) => {
+            let mut stderr = anstream::stderr();
+            // When even standard error is gone, the exit code has to do.
+            let _ = writeln!(stderr, "{} {error:#}", Style::Bad.paint("error:"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Compile(args) => run_compile(args),
+        Command::Explain(args) => run_explain(args),
+        Command::Matrix(args) => run_matrix(args),
+        Command::Test(args) => run_test(args),
+        Command::Agent(args) => run_agent(args),
+        Command::Cleanup => run_cleanup(),
+        Command::Demo(args) => run_demo(args),
+    }
+}
+
+fn run_compile(args: &CompileArgs) -> anyhow::Result<Outcome> {
+    let (loaded, compiled) = load(&args.manifests)?;
+    let node = args.node.as_deref().map(|name| known_node(&compiled, name)).transpose()?;
+    let on_node = |at: &PodIndex| node.is_none() || compiled.table.pod(*at).node == node;
+    let pods: Vec<PodIndex> = pod_indices(&compiled.table).filter(on_node).collect();
+    let text = match args.output {
+        CompileOutput::Json => compile::json(&compiled, &pods)?,
+        CompileOutput::Text => {
+            let mut text = compile::text(&compiled, &pods);
+            text.push_str(&summary(&loaded, &compiled));
+            text
+        }
+        CompileOutput::Nft => rules(&compiled, node)?,
+    };
+    if args.output != CompileOutput::Text {
+        warn(&loaded);
+    }
+    print(&text)?;
+    Ok(Outcome::Fine)
+}
+
+fn run_explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
+    let (loaded, compiled) = load(&args.manifests)?;
+    let question = Question {
+        from: &args.from,
+        to: &args.to,
+        port: &args.port,
+    };
+    let explanation = explain::explain(&compiled, question)?;
+    warn(&loaded);
+    print(&match args.output {
+        TextOrJson::Text => explanation.text(&compiled, &loaded),
+        TextOrJson::Json => explanation.json(&compiled, &loaded)?,
+    })?;
+    Ok(Outcome::Fine)
+}
+
+fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
+    let (loaded, compiled) = load(&args.manifests)?;
+    let matrix = Matrix::new(&compiled, &args.port)?;
+    warn(&loaded);
+    print(&match args.output {
+        MatrixOutput::Text => matrix.text(),
+        MatrixOutput::Json => matrix.json()?,
+        MatrixOutput::Csv => matrix.csv(),
+        MatrixOutput::Markdown => matrix.markdown(),
+    })?;
+    Ok(Outcome::Fine)
+}
+
+fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
+    let results = test::run(&args.paths)?;
+    print(&match args.output {
+        TestOutput::Text => test_report::text(&results),
+        TestOutput::Json => test_report::json(&results)?,
+        TestOutput::Junit => test_report::junit(&results)?,
+    })?;
+    let passed = results.iter().all(|r| r.passed);
+    Ok(if passed { Outcome::Fine } else { Outcome::Findings })
+}
+
+/// The agent's entry: from a folder of manifests only, until the API server's watches are there.
+fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
+    if args.manifests.is_none() {
+        anyhow::bail!("the agent does not watch an API server in this release: give it a folder with --manifests DIR");
+    }
+    anyhow::bail!("the agent is not part of this build")
+}
+
+/// The entry of `cleanup`.
+fn run_cleanup() -> anyhow::Result<Outcome> {
+    anyhow::bail!("the agent is not part of this build")
+}
+
+/// The entry of `demo`.
+fn run_demo(_args: &DemoArgs) -> anyhow::Result<Outcome> {
+    anyhow::bail!("the sandbox is not part of this build")
+}
+
+/// The rules of one node as nft text.
+fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
+    let _node = match node {
+        Some(node) => node,
+        None => only_node(compiled)?,
+    };
+    anyhow::bail!("rendering is not part of this build")
+}
+
+fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {
+    let loaded = manifests::load(&manifests.paths)?;
+    let compiled = Compiled::new(loaded.cluster.clone());
+    Ok((loaded, compiled))
+}
+
+fn pod_indices(table: &Table) -> impl Iterator<Item = PodIndex> {
+    (0..).zip(table.pods()).map(|(at, _)| PodIndex(at))
+}
+
+/// The nodes that are given, or that pods are on.
+fn nodes(compiled: &Compiled) -> BTreeSet<Name> {
+    let of_pods = compiled.table.pods().iter().filter_map(|p| p.node.clone());
+    compiled.cluster.nodes.keys().cloned().chain(of_pods).collect()
+}
+
+fn known_node(compiled: &Compiled, name: &str) -> anyhow::Result<Name> {
+    let nodes = nodes(compiled);
+    if let Some(node) = nodes.get(name) {
+        return Ok(node.clone());
+    }
+    let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    match known.is_empty() {
+        true => anyhow::bail!("there is no node {name}: the manifests have no nodes, and no pod is on one"),
+        false => anyhow::bail!("there is no node {name}: the nodes are {}", known.join(", ")),
+    }
+}
+
+fn only_node(compiled: &Compiled) -> anyhow::Result<Name> {
+    let nodes = nodes(compiled);
+    let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    match (nodes.first(), nodes.len()) {
+        (Some(node), 1) => Ok(node.clone()),
+        (None, _) => anyhow::bail!("-o nft prints the rules of a node, and no pod of the manifests is on one (spec.nodeName)"),
+        _ => anyhow::bail!("-o nft prints the rules of one node: say which with --node ({})", known.join(", ")),
+    }
+}
+
+/// What was read, what is odd about it, and what was passed over.
+fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
+    let table = &compiled.table;
+    let namespaces: BTreeSet<&Name> = table.pods().iter().map(|p| &p.name.namespace).collect();
+    let mut out = format!(
+        "{} in {}, {}",
+        count(table.pods().len(), "pod"),
+        count(namespaces.len(), "namespace"),
+        count(table.policies().len(), "policy")
+    );
+    if !loaded.derived.is_empty() {
+        out.push_str(&format!("; {} derived from workloads", count(loaded.derived.len(), "pod")));
+    }
+    if !loaded.skipped.is_empty() {
+        let kinds: Vec<String> = loaded.skipped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        out.push_str(&format!("; passed over: {}", kinds.join(", ")));
+    }
+    out.push('\n');
+    for warning in &loaded.warnings {
+        out.push_str(&Style::Warn.paint(&format!("warning: {warning}\n")));
+    }
+    for diagnostic in table.diagnostics() {
+        out.push_str(&Style::Warn.paint(&format!("{diagnostic}\n")));
+    }
+    out
+}
+
+/// Warnings go to standard error, so that they never mix with an answer for programs.
+fn warn(loaded: &Loaded) {
+    let mut stderr = anstream::stderr();
+    for warning in &loaded.warnings {
+        // A lost warning changes no answer.
+        let _ = writeln!(stderr, "{} {warning}", Style::Warn.paint("warning:"));
+    }
+}

@@ -24,15 +24,15 @@ pub(crate) struct Block<'b> {
     pub(crate) allowed: &'b PortSet,
 }
 
-impl Block<'_> {
-    /// The first pair, by name, that is not of one pod with itself.
-    pub(crate) fn first_pair(&self) -> Option<(&End, &End)> {
-        let (from, to) = (*self.from.first()?, *self.to.first()?);
-        if !itself(from, to) {
-            return Some((from, to));
-        }
-        let other_to = self.to.iter().find(|to| !itself(from, to)).map(|to| (from, *to));
-        other_to.or_else(|| self.from.iter().find(|from| !itself(from, to)).map(|from| (*from, to)))
+/// The first pair, by name, that is not of one pod with itself; both lists are sorted.
+pub(crate) fn first_pair<'e>(from: &[&'e End], to: &[&'e End]) -> Option<(&'e End, &'e End)> {
+    let (first_from, first_to) = (*from.first()?, *to.first()?);
+    if !itself(first_from, first_to) {
+        return Some((first_from, first_to));
+    }
+    match to.iter().find(|to| !itself(first_from, to)) {
+        Some(other) => Some((first_from, other)),
+        None => Some((from.iter().find(|from| !itself(from, first_to))?, first_to)),
     }
 }
 

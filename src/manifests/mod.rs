@@ -72,6 +72,38 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
     loader.finish()
 }
 
+/// A document with the name of its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// The file as it was named or found.
+    pub file: Arc<str>,
+    /// What stands in it.
+    pub node: Node,
+}
+
+/// Reads the documents of files, found as [`load`] finds them, without a look at what they mean; and what is wrong with any.
+pub fn read(paths: &[PathBuf]) -> (Vec<Document>, Vec<Problem>) {
+    let found = files::find(paths);
+    let mut documents = Vec::new();
+    let mut errors: Vec<Problem> = found.errors.into_iter().map(|(file, e)| whole_file(file, e)).collect();
+    for file in found.files {
+        let name: Arc<str> = file.name().into();
+        match file.read() {
+            Ok(text) => {
+                let parsed = yaml::documents(&text);
+                let problem = |e: SyntaxError| at(&name, e.position, None, None, e.message);
+                errors.extend(parsed.errors.into_iter().map(problem));
+                documents.extend(parsed.documents.into_iter().map(|node| Document {
+                    file: name.clone(),
+                    node,
+                }));
+            }
+            Err(message) => errors.push(whole_file(file.name(), message)),
+        }
+    }
+    (documents, errors)
+}
+
 /// Loads the manifests of one text, as [`load`] does those of a file of that name.
 ///
 /// # Errors

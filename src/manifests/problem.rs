@@ -84,7 +84,7 @@ pub struct LoadErrors(Vec<Problem>);
 
 impl LoadErrors {
     /// The errors, sorted; none when there are none.
-    pub(super) fn new(mut errors: Vec<Problem>) -> Option<Self> {
+    pub fn new(mut errors: Vec<Problem>) -> Option<Self> {
         errors.sort();
         errors.dedup();
         (!errors.is_empty()).then_some(LoadErrors(errors))

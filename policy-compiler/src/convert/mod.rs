@@ -16,6 +16,10 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::labels::Selector;
+
 pub use field::{FieldError, FieldPath, Path, Segment};
 pub use network_policy::network_policy;
 pub use objects::{namespace, node};
@@ -27,3 +31,13 @@ pub use workload::{
 
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Converts a label selector that stands alone, outside of any object of the API.
+///
+/// # Errors
+/// A malformed key or value, an operator that there is not, values where they do not belong.
+pub fn label_selector(selector: &LabelSelector) -> Result<Selector, Vec<FieldError>> {
+    let mut errors = field::Errors::default();
+    let converted = metadata::selector(Some(selector), &Path::Root, &mut errors);
+    errors.finish(converted)
+}

@@ -1,0 +1,317 @@
+//! `palisade test`: test files in, a result for every case out. A case is proven over all pairs and ports that it speaks
+//! of; a failing one comes with a counterexample and the reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use policy_compiler::cluster::Endpoint;
+use policy_compiler::evaluate::Evaluator;
+use policy_compiler::ports::{PortSet, Traffic};
+use serde::Serialize;
+
+use super::ends::{Compiled, End};
+use super::endpoint::EndpointSpec;
+use super::explain::usual;
+use super::matrix::Verdict;
+use super::pairs::{self, first_pair, itself};
+use super::service;
+use super::test_file::{Case, Expect, Pods, Selection, TestFile};
+use crate::manifests::{self, LoadErrors, Node, Problem, Value};
+
+/// The result of one case.
+#[derive(Debug, Serialize)]
+pub(crate) struct CaseResult {
+    /// The file that it is in.
+    pub(crate) file: String,
+    /// `metadata.name` of the test.
+    pub(crate) test: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// What it expects.
+    pub(crate) expect: Expect,
+    /// Whether that is so.
+    pub(crate) passed: bool,
+    /// A connection that is not as expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) counterexample: Option<Counterexample>,
+}
+
+/// A connection that is not as a case expects.
+#[derive(Debug, Serialize)]
+pub(crate) struct Counterexample {
+    /// The source.
+    pub(crate) from: String,
+    /// The destination.
+    pub(crate) to: String,
+    /// The port.
+    pub(crate) port: String,
+    /// What becomes of it.
+    pub(crate) verdict: Verdict,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// Runs all tests of files and folders, in their order.
+///
+/// # Errors
+/// Everything that is wrong with any test file, with the manifests of any, or with any case.
+pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Vec<CaseResult>> {
+    let (documents, mut problems) = manifests::read(paths);
+    let mut tests = Vec::new();
+    for test in documents.into_iter().filter_map(TestFile::read) {
+        match test {
+            Ok(test) => tests.push(test),
+            Err(errors) => problems.extend(errors),
+        }
+    }
+    if tests.is_empty() && problems.is_empty() {
+        let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        anyhow::bail!("no test in {}: write a document of kind ConnectivityTest", paths.join(", "));
+    }
+    let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
+    let mut results = Vec::new();
+    for test in &tests {
+        let loaded = clusters.entry(&test.resources).or_insert_with(|| match manifests::load(&test.resources) {
+            Ok(loaded) => Some(Rc::new(Compiled::new(loaded.cluster))),
+            Err(errors) => {
+                problems.extend(errors.errors().iter().cloned());
+                None
+            }
+        });
+        let Some(compiled) = loaded.clone() else { continue };
+        for (at, case) in test.cases.iter().enumerate() {
+            match judge(&compiled, test, at, case) {
+                Ok(counterexample) => results.push(CaseResult {
+                    file: test.file.to_string(),
+                    test: test.name.clone(),
+                    name: case.name.clone(),
+                    expect: case.expect,
+                    passed: counterexample.is_none(),
+                    counterexample,
+                }),
+                Err(errors) => problems.extend(errors),
+            }
+        }
+    }
+    match LoadErrors::new(problems) {
+        Some(errors) => Err(errors.into()),
+        None => Ok(results),
+    }
+}
+
+/// Proves a case, or finds the first connection, by name, that speaks against it.
+fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result<Option<Counterexample>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut side = |selection: &Selection, name: &str| {
+        let mut resolver = Resolver {
+            compiled,
+            problem: &mut |node: &Node, message: String| problems.push(test.problem(at, node, message)),
+        };
+        let ends = resolver.ends(selection, test.side(at, name));
+        ends.into_iter().collect::<Vec<End>>()
+    };
+    let (from, to) = (side(&case.from, "from"), side(&case.to, "to"));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    for port in &case.ports.0 {
+        if to.iter().all(|end| port.on(&end.endpoint()).is_empty()) {
+            let message = format!(
+                "no destination has a port {port}: write a number, or a name that a container's ports list"
+            );
+            problems.push(test.problem(at, test.side(at, "ports"), message));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let asked = |to: &Endpoint| {
+        let ports = case.ports.0.iter().map(|port| port.on(to));
+        ports.fold(PortSet::none(), |all, one| all.union(&one))
+    };
+    let proof = prove(compiled, &from, &to, asked, case);
+    match proof {
+        Proof::NoPair => {
+            let message = "there is no pair to test: source and destination are one pod, have no address family in common, \
+                           or the destinations that are left have no such port";
+            Err(vec![test.problem(at, test.side(at, "from"), message)])
+        }
+        Proof::Holds => Ok(None),
+        Proof::Fails(from, to, ports) => Ok(counterexample(compiled, &from, &to, &ports)),
+    }
+}
+
+/// What comes of a case.
+enum Proof {
+    /// It speaks of no pair.
+    NoPair,
+    /// Every pair is as expected.
+    Holds,
+    /// This pair is not, on these ports.
+    Fails(End, End, PortSet),
+}
+
+fn prove(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&Endpoint) -> PortSet, case: &Case) -> Proof {
+    let against = |asked: &PortSet, allowed: &PortSet| match case.expect {
+        Expect::Allow => asked.minus(allowed),
+        Expect::Deny => asked.intersection(allowed),
+    };
+    let mut tested = false;
+    let mut worst: Option<(End, End, PortSet)> = None;
+    let mut see = |from: &End, to: &End, against: PortSet| {
+        tested = true;
+        let sooner = worst.as_ref().is_none_or(|(f, t, _)| (from, to) < (f, t));
+        if !against.is_empty() && sooner {
+            worst = Some((from.clone(), to.clone(), against));
+        }
+    };
+    if names_one_pod(&case.from) && names_one_pod(&case.to) && from.iter().all(|f| to.iter().all(|t| itself(f, t))) {
+        for from in from {
+            for to in to {
+                let (source, destination) = (from.endpoint(), to.endpoint());
+                let asked = asked(&destination);
+                if source.same_family(&destination) && !asked.is_empty() {
+                    see(from, to, against(&asked, &compiled.table.allowed(&source, &destination)));
+                }
+            }
+        }
+    } else {
+        pairs::visit(compiled, from, to, asked, |block| {
+            if let Some((from, to)) = first_pair(block.from, block.to) {
+                see(from, to, against(block.asked, block.allowed));
+            }
+        });
+    }
+    match (tested, worst) {
+        (false, _) => Proof::NoPair,
+        (true, None) => Proof::Holds,
+        (true, Some((from, to, ports))) => Proof::Fails(from, to, ports),
+    }
+}
+
+/// Whether a selection is one pod by its name or by an address of it.
+fn names_one_pod(selection: &Selection) -> bool {
+    matches!(selection, Selection::Endpoint(EndpointSpec::Pod(_) | EndpointSpec::Address(_)))
+}
+
+fn counterexample(compiled: &Compiled, from: &End, to: &End, ports: &PortSet) -> Option<Counterexample> {
+    let (source, destination) = (from.endpoint(), to.endpoint());
+    let traffic = usual(&destination, ports)?;
+    let decision = Evaluator::new(&compiled.cluster).decide(&source, &destination, traffic);
+    let name = |end: &Endpoint| match end {
+        Endpoint::Pod(pod, _) => pod.name.to_string(),
+        Endpoint::Address(address) => address.to_string(),
+    };
+    Some(Counterexample {
+        from: name(&source),
+        to: name(&destination),
+        port: match traffic {
+            Traffic::Port(..) => traffic.to_string(),
+            Traffic::Other => "other protocols, such as ICMP".to_owned(),
+        },
+        verdict: Verdict::one(decision.allowed),
+        reason: decision.to_string(),
+    })
+}
+
+/// Finds the ends of selections, and reports each that selects nothing.
+struct Resolver<'c, 'p> {
+    compiled: &'c Compiled,
+    problem: &'p mut dyn FnMut(&Node, String),
+}
+
+impl Resolver<'_, '_> {
+    fn ends(&mut self, selection: &Selection, node: &Node) -> BTreeSet<End> {
+        match selection {
+            Selection::Endpoint(endpoint) => self.endpoint(endpoint, node),
+            Selection::Pods(pods) => self.pods(pods, node),
+            Selection::Any(list) => {
+                let nodes: &[Node] = match &node.value {
+                    Value::List(nodes) => nodes,
+                    _ => &[],
+                };
+                let at = |index: usize| nodes.get(index).unwrap_or(node);
+                let each = list.iter().enumerate().map(|(index, one)| self.ends(one, at(index)));
+                each.flatten().collect()
+            }
+        }
+    }
+
+    fn endpoint(&mut self, endpoint: &EndpointSpec, node: &Node) -> BTreeSet<End> {
+        if let EndpointSpec::Address(address) = endpoint
+            && let Some(service) = service::of_address(&self.compiled.cluster, *address)
+        {
+            let name = &service.name;
+            let message =
+                format!("{address} is the address of Service {name}, which policy never sees: name the pods behind it");
+            (self.problem)(node, message);
+            return BTreeSet::new();
+        }
+        match self.compiled.ends(endpoint) {
+            Ok(ends) => ends.into_iter().collect(),
+            Err(error) => {
+                (self.problem)(node, error.to_string());
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn pods(&mut self, pods: &Pods, node: &Node) -> BTreeSet<End> {
+        let mut known = true;
+        let mut not = BTreeSet::new();
+        if let Some(selection) = &pods.not {
+            let node = node.get("not").unwrap_or(node);
+            let ends = self.ends(selection, node);
+            known = !ends.is_empty();
+            not = ends.iter().filter_map(End::pod).cloned().collect();
+            if known && not.is_empty() {
+                (self.problem)(node, "not takes away no pod: name pods, or addresses of pods".to_owned());
+                known = false;
+            }
+        }
+        let cluster = &self.compiled.cluster;
+        let matches = |pod: &&Arc<policy_compiler::cluster::Pod>| {
+            let namespace = &pod.name.namespace;
+            pods.namespace.as_ref().is_none_or(|n| **n == **namespace)
+                && pods.pod_selector.as_ref().is_none_or(|s| s.0.matches(&pod.labels))
+                && pods
+                    .namespace_selector
+                    .as_ref()
+                    .is_none_or(|s| s.0.matches(&cluster.namespace_labels(namespace)))
+                && !not.contains(&pod.name)
+        };
+        let compiled = self.compiled;
+        let ends: BTreeSet<End> = compiled
+            .selectable_pods()
+            .filter(matches)
+            .flat_map(|pod| compiled.pod_ends(pod))
+            .collect();
+        if ends.is_empty() && known {
+            let message = format!("{} selects no pod: {}", words(pods), self.hint(pods));
+            (self.problem)(node, message);
+        }
+        ends
+    }
+
+    fn hint(&self, pods: &Pods) -> String {
+        let namespaces: BTreeSet<&str> = self.compiled.selectable_pods().map(|p| &*p.name.namespace).collect();
+        match &pods.namespace {
+            Some(name) if !namespaces.contains(&**name) => {
+                let all: Vec<&str> = namespaces.into_iter().collect();
+                format!("the namespaces with pods are {}", all.join(", "))
+            }
+            _ => "change it to match pods of the manifests (pods on the host network are never selected)".to_owned(),
+        }
+    }
+}
+
+fn words(pods: &Pods) -> String {
+    let namespace = pods.namespace.as_ref().map(|n| format!("namespace {n}"));
+    let namespaces = pods.namespace_selector.as_ref().map(|s| format!("namespaceSelector {}", s.0));
+    let selector = pods.pod_selector.as_ref().map(|s| format!("podSelector {}", s.0));
+    let not = pods.not.as_ref().map(|_| "not [...]".to_owned());
+    let parts: Vec<String> = [namespace, namespaces, selector, not].into_iter().flatten().collect();
+    parts.join(" with ")
+}

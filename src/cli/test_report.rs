@@ -1,0 +1,115 @@
+//! The results of tests as text, JSON or JUnit.
+
+use std::fmt::Write;
+
+use anyhow::Context;
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use serde::Serialize;
+
+use super::output::{self, API_VERSION, Style, count};
+use super::test::{CaseResult, Counterexample};
+use super::test_file::Expect;
+
+/// For people.
+pub(crate) fn text(results: &[CaseResult]) -> String {
+    let mut out = String::new();
+    for (test, cases) in by_test(results) {
+        let _ = writeln!(out, "{}", Style::Bold.paint(&test));
+        for case in cases {
+            match &case.counterexample {
+                None => {
+                    let _ = writeln!(out, "  {} {}", Style::Good.paint("✓"), case.name);
+                }
+                Some(counterexample) => {
+                    let _ = writeln!(out, "  {} {}", Style::Bad.paint("✗"), case.name);
+                    let _ = writeln!(out, "      {}", sentence(case.expect, counterexample));
+                    let _ = writeln!(out, "      {}", Style::Dim.paint(&counterexample.reason));
+                }
+            }
+        }
+        out.push('\n');
+    }
+    let (passed, failed) = tally(results);
+    let style = if failed == 0 { Style::Good } else { Style::Bad };
+    let summary = format!("{}, {passed} passed, {failed} failed", count(results.len(), "case"));
+    let _ = writeln!(out, "{}", style.paint(&summary));
+    out
+}
+
+/// For programs.
+pub(crate) fn json(results: &[CaseResult]) -> anyhow::Result<String> {
+    #[derive(Serialize)]
+    struct Summary {
+        total: usize,
+        passed: usize,
+        failed: usize,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Json<'a> {
+        api_version: &'static str,
+        summary: Summary,
+        cases: &'a [CaseResult],
+    }
+    let (passed, failed) = tally(results);
+    output::json(&Json {
+        api_version: API_VERSION,
+        summary: Summary {
+            total: results.len(),
+            passed,
+            failed,
+        },
+        cases: results,
+    })
+}
+
+/// For CI systems.
+pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
+    let mut report = Report::new("palisade");
+    for (test, cases) in by_test(results) {
+        let mut suite = TestSuite::new(test);
+        for case in cases {
+            let status = match &case.counterexample {
+                None => TestCaseStatus::success(),
+                Some(counterexample) => {
+                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                    status.set_type("counterexample");
+                    status.set_message(sentence(case.expect, counterexample));
+                    status.set_description(&counterexample.reason);
+                    status
+                }
+            };
+            let mut junit = TestCase::new(&case.name, status);
+            junit.set_classname(&case.test);
+            suite.add_test_case(junit);
+        }
+        report.add_test_suite(suite);
+    }
+    let mut text = report.to_string().context("cannot write the results as JUnit")?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// `expected deny, but shop/web-0 → shop/db-0 on 5432/TCP is allowed`.
+fn sentence(expect: Expect, counterexample: &Counterexample) -> String {
+    let (expected, found) = match expect {
+        Expect::Allow => ("allow", "denied"),
+        Expect::Deny => ("deny", "allowed"),
+    };
+    let Counterexample { from, to, port, .. } = counterexample;
+    format!("expected {expected}, but {from} → {to} on {port} is {found}")
+}
+
+/// Cases of one test stand together, as they came.
+fn by_test(results: &[CaseResult]) -> impl Iterator<Item = (String, &[CaseResult])> {
+    results
+        .chunk_by(|a, b| a.file == b.file && a.test == b.test)
+        .map(|cases| (format!("{} ({})", cases[0].test, cases[0].file), cases))
+}
+
+fn tally(results: &[CaseResult]) -> (usize, usize) {
+    let passed = results.iter().filter(|r| r.passed).count();
+    (passed, results.len() - passed)
+}
