@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use policy_compiler::cluster::{Pod, PodName};
 
-use super::ends::{Compiled, End, workload_name};
+use super::ends::{Compiled, End, Region, workload_name};
 use super::output::count;
 
 /// How many names a line of text takes before it counts the rest.
@@ -71,6 +71,15 @@ impl<'c> Describer<'c> {
         out
     }
 
+    /// Addresses by their CIDR; one that holds pods stands for the other addresses in it.
+    fn region(&self, region: &Region) -> String {
+        let mut pods = self.compiled.table.addresses().pod_addresses();
+        match pods.any(|(address, _)| region.cidr.contains(&address)) {
+            true => format!("other addresses of {region}"),
+            false => region.to_string(),
+        }
+    }
+
     /// The pods of which all addresses are meant, sorted; then the other ends by name.
     fn split<'e>(&self, ends: &[&'e End]) -> (Vec<&'e Arc<Pod>>, Vec<String>) {
         let mut by_pod: BTreeMap<&PodName, Vec<&'e End>> = BTreeMap::new();
@@ -78,7 +87,7 @@ impl<'c> Describer<'c> {
         for end in ends {
             match end {
                 End::Pod(pod, _) => by_pod.entry(&pod.name).or_default().push(end),
-                End::Region(region) => others.push(region.to_string()),
+                End::Region(region) => others.push(self.region(region)),
             }
         }
         let (mut whole, mut partial) = (Vec::new(), Vec::new());

@@ -78,6 +78,14 @@ impl End {
         }
     }
 
+    /// The addresses, when they are no pod's.
+    pub(crate) fn region(&self) -> Option<&Region> {
+        match self {
+            End::Pod(..) => None,
+            End::Region(region) => Some(region),
+        }
+    }
+
     /// The name of the pod.
     pub(crate) fn pod(&self) -> Option<&PodName> {
         match self {

@@ -6,17 +6,17 @@ use std::fmt::Write;
 
 use ipnet::IpNet;
 use policy_compiler::cluster::{ContainerPort, Endpoint, Exemption};
-use policy_compiler::evaluate::{Decision, Evaluator, MissReason, RuleRef, Side};
+use policy_compiler::evaluate::{Decision, Evaluator, MissReason, Side};
 use policy_compiler::labels::{Labels, Name};
 use policy_compiler::policy::{Direction, PolicyName, PortMatch, Ports};
-use policy_compiler::ports::PortSet;
+use policy_compiler::ports::{PortSet, Traffic};
 use serde::Serialize;
 
 use super::describe::{Describer, join};
 use super::ends::{Compiled, End};
 use super::endpoint::EndpointSpec;
 use super::matrix::Verdict;
-use super::output::{self, API_VERSION, Style};
+use super::output::{self, API_VERSION, Style, columns};
 use super::pairs::{first_pair, itself};
 use super::ports::PortSpec;
 use super::service::{self, Backends};
@@ -128,14 +128,16 @@ fn outcomes(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&End) 
             if !source.same_family(&destination) {
                 continue;
             }
-            let mut here: BTreeMap<String, (PortSet, Decision)> = BTreeMap::new();
+            let mut here: BTreeMap<String, PortSet> = BTreeMap::new();
             for ports in alike(compiled, &source, &destination, asked) {
                 let Some(traffic) = usual(&destination, &ports) else { continue };
                 let decision = evaluator.decide(&source, &destination, traffic);
-                let (known, _) = here.entry(outcome_key(&decision)).or_insert((PortSet::none(), decision));
+                let known = here.entry(outcome_key(&decision)).or_default();
                 *known = known.union(&ports);
             }
-            for (key, (ports, decision)) in here {
+            for (key, ports) in here {
+                let Some(traffic) = usual(&destination, &ports) else { continue };
+                let decision = evaluator.decide(&source, &destination, traffic);
                 let (sources, _) = by_source.entry((at_to, key, ports)).or_insert((Vec::new(), decision));
                 sources.push(at_from);
             }
@@ -151,17 +153,41 @@ fn outcomes(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&End) 
         ends.sort();
         ends
     };
-    let mut outcomes: Vec<Outcome> = by_both
-        .into_iter()
-        .map(|((from, _, ports), (to, decision))| Outcome {
-            from: ends(&sources, &from),
-            to: ends(&destinations, &to),
-            ports,
-            decision,
-        })
-        .collect();
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    let mut keys: Vec<String> = Vec::new();
+    for ((from, key, ports), (to, decision)) in by_both {
+        let (from, to) = (ends(&sources, &from), ends(&destinations, &to));
+        // The two families of the same pods stand together: no pair crosses from one to the other.
+        let other_family = |known: &Outcome| known.ports == ports && families(&known.from, &known.to) * families(&from, &to) == -1;
+        match outcomes.iter_mut().zip(&keys).find(|(known, k)| **k == key && other_family(known)) {
+            Some((known, _)) => {
+                known.from.extend(from);
+                known.to.extend(to);
+                known.from.sort();
+                known.to.sort();
+            }
+            None => {
+                outcomes.push(Outcome {
+                    from,
+                    to,
+                    ports,
+                    decision,
+                });
+                keys.push(key);
+            }
+        }
+    }
     outcomes.sort_by(|a, b| (&a.from, &a.to, &a.ports).cmp(&(&b.from, &b.to, &b.ports)));
     outcomes
+}
+
+/// 1 when all ends are of IPv4, -1 when all are of IPv6, 0 otherwise.
+fn families(from: &[End], to: &[End]) -> i8 {
+    let all = |v4: bool| {
+        let mut ends = from.iter().chain(to);
+        ends.all(|end| end.endpoint().address().is_some_and(|a| a.is_ipv4() == v4))
+    };
+    i8::from(all(true)) - i8::from(all(false))
 }
 
 impl Kind {
@@ -208,8 +234,7 @@ fn alike(compiled: &Compiled, from: &Endpoint, to: &Endpoint, asked: &PortSet) -
 }
 
 /// A port of the set as people expect it: one that the destination's containers declare, if there is one.
-pub(crate) fn usual(to: &Endpoint, ports: &PortSet) -> Option<policy_compiler::ports::Traffic> {
-    use policy_compiler::ports::Traffic;
+pub(crate) fn usual(to: &Endpoint, ports: &PortSet) -> Option<Traffic> {
     let declared = match to {
         Endpoint::Pod(pod, _) => pod.ports.as_slice(),
         Endpoint::Address(_) => &[],
@@ -258,7 +283,7 @@ impl Explanation<'_> {
         let describer = Describer::new(compiled);
         let (word, style) = self.verdict().word();
         let Question { from, to, port } = &self.question;
-        let mut out = format!("{}: {from} → {to} on {port}\n", style.paint(word));
+        let mut out = format!("{}: {from} → {to} on {}\n", style.paint(word), port.words());
         if let Some(backends) = &self.service {
             let _ = writeln!(out, "{}", Style::Warn.paint(&backends.note(&describer, to)));
         }
@@ -275,10 +300,25 @@ impl Explanation<'_> {
                 let _ = writeln!(out, "    {exemption}, whatever the policies");
                 continue;
             }
-            out.push_str(&side_text(&outcome.decision.egress, loaded));
-            out.push_str(&side_text(&outcome.decision.ingress, loaded));
+            out.push_str(&side_text(&outcome.decision.egress));
+            out.push_str(&side_text(&outcome.decision.ingress));
+        }
+        let rows: Vec<_> = self
+            .sources(loaded)
+            .into_iter()
+            .map(|(policy, source)| vec![(policy, Style::Plain), (source, Style::Dim)])
+            .collect();
+        if !rows.is_empty() {
+            let _ = write!(out, "\n{}\n{}", Style::Bold.paint("Policies"), columns(2, &rows));
         }
         out
+    }
+
+    /// The policies that the answer names, with their places.
+    fn sources(&self, loaded: &Loaded) -> BTreeMap<String, String> {
+        let sides = self.outcomes.iter().flat_map(|o| [&o.decision.egress, &o.decision.ingress]);
+        let policies = sides.flat_map(|s| s.isolated_by.iter().chain(s.decided_by.as_ref().map(|r| &r.policy)));
+        policies.filter_map(|name| Some((name.to_string(), source(loaded, name)?))).collect()
     }
 
     /// For programs.
@@ -327,9 +367,6 @@ impl Explanation<'_> {
             egress: &outcome.decision.egress,
             ingress: &outcome.decision.ingress,
         });
-        let sides = self.outcomes.iter().flat_map(|o| [&o.decision.egress, &o.decision.ingress]);
-        let policies = sides.flat_map(|s| s.isolated_by.iter().chain(s.decided_by.as_ref().map(|r| &r.policy)));
-        let sources = policies.filter_map(|name| Some((name.to_string(), source(loaded, name)?)));
         output::json(&Json {
             api_version: API_VERSION,
             kind: "Explanation",
@@ -343,25 +380,24 @@ impl Explanation<'_> {
                 backends: names(&b.ends),
             }),
             pairs: pairs.collect(),
-            sources: sources.collect(),
+            sources: self.sources(loaded),
         })
     }
 }
 
-fn side_text(side: &Side, loaded: &Loaded) -> String {
+fn side_text(side: &Side) -> String {
     let direction = format!("{:7}", side.direction.to_string());
     let isolated = match side.isolated_by.as_slice() {
         [] => "not isolated".to_owned(),
         policies => {
-            let names: Vec<String> = policies.iter().map(|p| with_source(p.to_string(), p, loaded)).collect();
+            let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
             format!("isolated by {}", names.join(", "))
         }
     };
     let mut out = String::new();
-    let rule = |rule: &RuleRef| format!("{rule}");
     let (verdict, style) = match (&side.decided_by, side.allowed) {
-        (Some(by), true) => (format!("; admitted by {}", rule(by)), Style::Good),
-        (Some(by), false) => (format!("; denied by {}", rule(by)), Style::Bad),
+        (Some(by), true) => (format!("; admitted by {by}"), Style::Good),
+        (Some(by), false) => (format!("; denied by {by}"), Style::Bad),
         (None, true) => (String::new(), Style::Good),
         (None, false) if side.misses.is_empty() => ("; it has no rules that could admit it".to_owned(), Style::Bad),
         (None, false) => ("; no rule admits it:".to_owned(), Style::Bad),
@@ -371,13 +407,6 @@ fn side_text(side: &Side, loaded: &Loaded) -> String {
         let _ = writeln!(out, "               {} {}", Style::Dim.paint(&miss.rule.to_string()), miss.reason);
     }
     out
-}
-
-fn with_source(text: String, policy: &PolicyName, loaded: &Loaded) -> String {
-    match source(loaded, policy) {
-        Some(source) => format!("{text} ({source})"),
-        None => text,
-    }
 }
 
 /// Where a policy stands in the manifests.

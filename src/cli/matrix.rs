@@ -78,11 +78,13 @@ impl Verdict {
 /// The matrix of a cluster for one port.
 pub(crate) struct Matrix {
     port: String,
+    /// The port in a sentence.
+    words: String,
     /// The sources.
     rows: Vec<Party>,
     /// The destinations.
     columns: Vec<Party>,
-    /// By source, then by destination; none for a pod and itself.
+    /// By source, then by destination; none for a pod and itself, and where no pod is on either side.
     grid: Vec<Vec<Option<Verdict>>>,
     /// Host-network pods; they are their node, and stand in no row.
     host_network: usize,
@@ -97,7 +99,7 @@ struct Party {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cidrs: Vec<String>,
     #[serde(skip)]
-    kind: usize,
+    kinds: Vec<usize>,
 }
 
 /// What the table can tell of a party: the signatures of its ends, each with the ports that are asked for there.
@@ -141,16 +143,21 @@ impl Matrix {
         let describer = Describer::new(compiled);
         let mut parties = Vec::new();
         for by_kind in members.into_values() {
-            parties.extend(merge(by_kind, &verdicts).into_iter().map(|(kind, ends)| party(&describer, kind, &ends)));
+            parties.extend(merge(by_kind, &verdicts).into_iter().map(|(kinds, ends)| party(&describer, kinds, &ends)));
         }
-        let is_destination = |party: &&Party| kinds[party.kind].iter().any(|(_, asked)| !asked.is_empty());
+        let has_port = |kind: &usize| kinds[*kind].iter().any(|(_, asked)| !asked.is_empty());
+        let is_destination = |party: &&Party| party.kinds.iter().any(has_port);
         let columns: Vec<Party> = parties.iter().filter(is_destination).cloned().collect();
         if columns.is_empty() && !matches!(port, PortSpec::All) && !parties.iter().all(|p| p.pods.is_empty()) {
             anyhow::bail!("no pod declares a port {port}: write a number, or a name that a container's ports list");
         }
-        let cell = |from: &Party, to: &Party| match from == to && from.pods.len() == 1 {
-            true => None,
-            false => verdicts[from.kind][to.kind],
+        let cell = |from: &Party, to: &Party| {
+            let one_pod = from == to && from.pods.len() == 1;
+            if one_pod || (from.pods.is_empty() && to.pods.is_empty()) {
+                return None;
+            }
+            let pairs = from.kinds.iter().flat_map(|f| to.kinds.iter().map(move |t| (*f, *t)));
+            pairs.filter_map(|(f, t)| verdicts[f][t]).reduce(Verdict::and)
         };
         let grid = parties
             .iter()
@@ -158,6 +165,7 @@ impl Matrix {
             .collect();
         Ok(Matrix {
             port: port.to_string(),
+            words: port.words(),
             rows: parties,
             columns,
             grid,
@@ -174,7 +182,7 @@ impl Matrix {
 
     /// For people: a table, or a list when there are too many destinations for one.
     pub(crate) fn text(&self) -> String {
-        let mut out = format!("Who reaches whom on {}: rows are sources, columns destinations.\n\n", self.port);
+        let mut out = format!("Who reaches whom on {}: rows are sources, columns destinations.\n\n", self.words);
         let widest = self.rows.iter().map(|p| p.name.chars().count()).max().unwrap_or_default();
         let named: usize = self.columns.iter().map(|p| p.name.chars().count() + 2).sum();
         if widest + named <= WIDTH {
@@ -190,6 +198,9 @@ impl Matrix {
             }));
         } else {
             out.push_str(&self.list());
+        }
+        if self.cells().any(|(.., verdict)| verdict == Verdict::Partial) {
+            out.push_str("\npartial: some ports pass, or some pairs; `palisade explain` tells which.\n");
         }
         if self.host_network > 0 {
             let _ = writeln!(
@@ -330,14 +341,19 @@ fn verdict(compiled: &Compiled, from: &Kind, to: &Kind) -> Option<Verdict> {
     verdict
 }
 
-/// Puts kinds together whose verdicts are all equal, as sources and as destinations.
-fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) -> Vec<(usize, Vec<End>)> {
-    let mut merged: Vec<(usize, Vec<End>)> = Vec::new();
-    let same = |a: usize, b: usize| verdicts[a] == verdicts[b] && verdicts.iter().all(|row| row[a] == row[b]);
+/// Puts kinds together whose verdicts agree, as sources and as destinations.
+fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) -> Vec<(Vec<usize>, Vec<End>)> {
+    let mut merged: Vec<(Vec<usize>, Vec<End>)> = Vec::new();
+    // Where one of the two has nothing to ask, as between address families, they do not disagree.
+    let agree = |a: Option<Verdict>, b: Option<Verdict>| a.is_none() || b.is_none() || a == b;
+    let alike = |a: usize, b: usize| (0..verdicts.len()).all(|x| agree(verdicts[a][x], verdicts[b][x]) && agree(verdicts[x][a], verdicts[x][b]));
     for (kind, ends) in by_kind {
-        match merged.iter_mut().find(|(known, _)| same(*known, kind)) {
-            Some((_, known)) => known.extend(ends),
-            None => merged.push((kind, ends)),
+        match merged.iter_mut().find(|(known, _)| known.iter().all(|k| alike(*k, kind))) {
+            Some((kinds, known)) => {
+                kinds.push(kind);
+                known.extend(ends);
+            }
+            None => merged.push((vec![kind], ends)),
         }
     }
     for (_, ends) in &mut merged {
@@ -347,21 +363,17 @@ fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) 
     merged
 }
 
-fn party(describer: &Describer<'_>, kind: usize, ends: &[End]) -> Party {
-    let names = describer.ends(&ends.iter().collect::<Vec<_>>());
+fn party(describer: &Describer<'_>, kinds: Vec<usize>, ends: &[End]) -> Party {
     let pods: BTreeSet<String> = ends.iter().filter_map(End::pod).map(ToString::to_string).collect();
-    let cidrs: Vec<String> = match pods.is_empty() {
-        true => names.clone(),
-        false => Vec::new(),
-    };
+    let cidrs: Vec<String> = ends.iter().filter_map(End::region).map(ToString::to_string).collect();
     let name = match pods.is_empty() {
-        true => format!("outside: {}", join(&names)),
-        false => names.join(", "),
+        true => format!("outside: {}", join(&cidrs)),
+        false => describer.ends(&ends.iter().collect::<Vec<_>>()).join(", "),
     };
     Party {
         name,
         pods: pods.into_iter().collect(),
         cidrs,
-        kind,
+        kinds,
     }
 }

@@ -99,6 +99,14 @@ impl fmt::Display for PortSpec {
 }
 
 impl PortSpec {
+    /// The port in a sentence.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            PortSpec::All => "all ports".to_owned(),
+            PortSpec::One(port) => port.to_string(),
+        }
+    }
+
     /// The ports that it stands for on a destination: none for a name that the destination does not declare.
     pub(crate) fn on(&self, destination: &Endpoint) -> PortSet {
         match self {
