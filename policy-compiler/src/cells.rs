@@ -67,7 +67,8 @@ pub fn successor(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn predecessor(address: IpAddr) -> Option<IpAddr> {
+/// The previous address, unless it was the first one of its family.
+pub fn predecessor(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(a) => a.to_bits().checked_sub(1).map(|b| Ipv4Addr::from_bits(b).into()),
         IpAddr::V6(a) => a.to_bits().checked_sub(1).map(|b| Ipv6Addr::from_bits(b).into()),

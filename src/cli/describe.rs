@@ -27,8 +27,21 @@ impl<'c> Describer<'c> {
         Describer { compiled, sizes }
     }
 
-    /// The names of pods: a workload stands for its pods where all of them are meant.
+    /// The names of pods: a workload stands for its pods, with their number, where all of them are meant.
     pub(crate) fn pods<'a>(&self, pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> Vec<String> {
+        self.names(pods, |workload, pods| format!("{workload} ({})", count(pods, "pod")))
+    }
+
+    /// The names of pods as endpoints: a workload stands for its pods where all of them are meant.
+    pub(crate) fn endpoints<'a>(&self, pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> Vec<String> {
+        self.names(pods, |workload, _| workload.to_owned())
+    }
+
+    fn names<'a>(
+        &self,
+        pods: impl IntoIterator<Item = &'a Arc<Pod>>,
+        whole: impl Fn(&str, usize) -> String,
+    ) -> Vec<String> {
         let mut by_title: BTreeMap<String, Vec<&PodName>> = BTreeMap::new();
         for pod in pods {
             let names = by_title.entry(title(pod)).or_default();
@@ -39,20 +52,14 @@ impl<'c> Describer<'c> {
         let mut out = Vec::new();
         for (title, names) in by_title {
             if self.sizes.get(&title) == Some(&names.len()) {
-                out.push(self.whole(&title, names.len()));
+                // A pod without a workload goes by its own name, which has no kind in it.
+                let is_workload = title.matches('/').count() == 2;
+                out.push(if is_workload { whole(&title, names.len()) } else { title });
             } else {
                 out.extend(names.iter().map(ToString::to_string));
             }
         }
         out
-    }
-
-    /// `shop/deployment/api (2 pods)`; a pod without a workload by its name alone.
-    fn whole(&self, title: &str, pods: usize) -> String {
-        match title.matches('/').count() {
-            1 => title.to_owned(),
-            _ => format!("{title} ({})", count(pods, "pod")),
-        }
     }
 
     /// The names of ends: workloads and pods, then addresses.

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy_compiler::cells::successor;
-use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
+use policy_compiler::cells::{AddressRange, predecessor, successor};
+use policy_compiler::cluster::{Cluster, Endpoint, Pod};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::policy::{Direction, NamespaceScope, Peer, Peers, PodSelection};
 use policy_compiler::table::Table;
@@ -86,12 +86,29 @@ impl End {
         }
     }
 
-    /// The name of the pod.
-    pub(crate) fn pod(&self) -> Option<&PodName> {
+    /// The pod.
+    pub(crate) fn pod(&self) -> Option<&Arc<Pod>> {
         match self {
-            End::Pod(pod, _) => Some(&pod.name),
+            End::Pod(pod, _) => Some(pod),
             End::Region(_) => None,
         }
+    }
+}
+
+impl Region {
+    /// The region as the fewest CIDRs; addresses of pods may be among them.
+    pub(crate) fn cidrs(&self) -> Vec<IpNet> {
+        let mut cidrs = Vec::new();
+        let mut next = Some(self.cidr.network());
+        // The holes are sorted and disjoint.
+        for hole in &self.holes {
+            let range = next.zip(predecessor(hole.network()));
+            cidrs.extend(range.into_iter().flat_map(|(first, last)| AddressRange { first, last }.cidrs()));
+            next = successor(hole.broadcast()).filter(|a| self.cidr.contains(a));
+        }
+        let rest = next.map(|first| AddressRange { first, last: self.cidr.broadcast() });
+        cidrs.extend(rest.iter().flat_map(AddressRange::cidrs));
+        cidrs
     }
 }
 

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use policy_compiler::cluster::Endpoint;
+use policy_compiler::cluster::{Endpoint, Pod};
 use policy_compiler::ports::PortSet;
 use serde::Serialize;
 
 use super::describe::{Describer, join, title};
-use super::ends::{Compiled, End};
+use super::ends::{Compiled, End, Region};
 use super::output::{self, API_VERSION, Style, columns, count};
 use super::pairs::Signature;
 use super::ports::PortSpec;
@@ -364,16 +365,16 @@ fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) 
 }
 
 fn party(describer: &Describer<'_>, kinds: Vec<usize>, ends: &[End]) -> Party {
-    let pods: BTreeSet<String> = ends.iter().filter_map(End::pod).map(ToString::to_string).collect();
-    let cidrs: Vec<String> = ends.iter().filter_map(End::region).map(ToString::to_string).collect();
+    let pods: BTreeSet<&Arc<Pod>> = ends.iter().filter_map(End::pod).collect();
+    let regions: Vec<&Region> = ends.iter().filter_map(End::region).collect();
     let name = match pods.is_empty() {
-        true => format!("outside: {}", join(&cidrs)),
-        false => describer.ends(&ends.iter().collect::<Vec<_>>()).join(", "),
+        true => format!("outside: {}", join(&regions.iter().map(ToString::to_string).collect::<Vec<_>>())),
+        false => join(&describer.endpoints(pods.iter().copied())),
     };
     Party {
         name,
-        pods: pods.into_iter().collect(),
-        cidrs,
+        pods: pods.iter().map(|pod| pod.name.to_string()).collect(),
+        cidrs: regions.iter().flat_map(|r| r.cidrs()).map(|c| c.to_string()).collect(),
         kinds,
     }
 }

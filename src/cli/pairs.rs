@@ -38,7 +38,7 @@ pub(crate) fn first_pair<'e>(from: &[&'e End], to: &[&'e End]) -> Option<(&'e En
 
 /// Whether both ends are one pod.
 pub(crate) fn itself(from: &End, to: &End) -> bool {
-    from.pod().is_some() && from.pod() == to.pod()
+    from.pod().zip(to.pod()).is_some_and(|(from, to)| from.name == to.name)
 }
 
 /// What the table can tell of an end.

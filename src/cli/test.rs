@@ -265,7 +265,7 @@ impl Resolver<'_, '_> {
             let node = node.get("not").unwrap_or(node);
             let ends = self.ends(selection, node);
             known = !ends.is_empty();
-            not = ends.iter().filter_map(End::pod).cloned().collect();
+            not = ends.iter().filter_map(End::pod).map(|pod| pod.name.clone()).collect();
             if known && not.is_empty() {
                 (self.problem)(node, "not takes away no pod: name pods, or addresses of pods".to_owned());
                 known = false;
