@@ -302,3 +302,60 @@ fn example(cidr: IpNet, holes: &[IpNet], taken: impl Fn(IpAddr) -> bool) -> Opti
     }
     None
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use policy_compiler::testing::{self, Tiers};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every pod through each address, and all other addresses by region; sorted.
+    pub(crate) fn all_ends(compiled: &Compiled) -> Vec<End> {
+        let mut ends: Vec<End> = compiled.table.pods().iter().flat_map(|p| compiled.pod_ends(p)).collect();
+        for cidr in ["0.0.0.0/0", "::/0"] {
+            let regions = compiled.regions(cidr.parse().expect("a CIDR"));
+            ends.extend(regions.into_iter().map(End::Region));
+        }
+        ends.sort();
+        ends.dedup();
+        ends
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// Regions are disjoint, cover all addresses that are no pod's, and no policy and no node tells two addresses of one apart.
+        #[test]
+        fn regions_are_alike_to_every_policy(cluster in testing::cluster(Tiers::All), within in prop::sample::select(vec![
+            "0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.0/29", "172.18.0.0/30", "fd00::/126", "10.0.0.1/32",
+        ])) {
+            let compiled = Compiled::new(cluster);
+            let table = &compiled.table;
+            let within: IpNet = within.parse().expect("a CIDR");
+            let regions = compiled.regions(within);
+            for end in testing::endpoints(&compiled.cluster, table) {
+                let Endpoint::Address(address) = end else { continue };
+                let inside: Vec<&Region> = regions
+                    .iter()
+                    .filter(|r| r.cidr.contains(&address) && !r.holes.iter().any(|h| h.contains(&address)))
+                    .collect();
+                for region in &inside {
+                    prop_assert!(region.cidrs().iter().any(|c| c.contains(&address)));
+                }
+                if !within.contains(&address) || table.addresses().pod(address).is_some() {
+                    continue;
+                }
+                prop_assert_eq!(inside.len(), 1, "{} in {:?}", address, regions);
+                let example = Endpoint::Address(inside[0].example);
+                prop_assert!(table.addresses().pod(inside[0].example).is_none());
+                for direction in Direction::BOTH {
+                    let class = |end: &Endpoint| table.class_of(direction, end);
+                    prop_assert_eq!(class(&end), class(&example), "{} in {}", address, inside[0]);
+                }
+                prop_assert_eq!(table.addresses().node(&end), table.addresses().node(&example));
+                prop_assert_eq!(compiled.innermost(address), compiled.innermost(inside[0].example));
+            }
+        }
+    }
+}

@@ -422,3 +422,46 @@ fn source(loaded: &Loaded, policy: &PolicyName) -> Option<String> {
     };
     loaded.sources.get(&object).map(ToString::to_string)
 }
+
+#[cfg(test)]
+mod tests {
+    use policy_compiler::testing::{self, Tiers};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::ends::tests::all_ends;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        /// Every pair and port stands in one outcome, with the answer and the deciding rules of the reference evaluator.
+        #[test]
+        fn outcomes_cover_every_pair_and_port(cluster in testing::cluster(Tiers::All)) {
+            let compiled = Compiled::new(cluster);
+            let ends = all_ends(&compiled);
+            let outcomes = outcomes(&compiled, &ends, &ends, |_| PortSet::all());
+            let evaluator = Evaluator::new(&compiled.cluster);
+            for from in &ends {
+                for to in ends.iter().filter(|to| !itself(from, to)) {
+                    let (source, destination) = (from.endpoint(), to.endpoint());
+                    let holds = |o: &&Outcome| o.from.binary_search(from).is_ok() && o.to.binary_search(to).is_ok();
+                    let about: Vec<&Outcome> = outcomes.iter().filter(holds).collect();
+                    if !source.same_family(&destination) {
+                        continue;
+                    }
+                    for traffic in testing::traffics() {
+                        let matching: Vec<&&Outcome> = about.iter().filter(|o| o.ports.contains(traffic)).collect();
+                        prop_assert_eq!(matching.len(), 1, "{} -> {} on {}", source, destination, traffic);
+                        let (found, expected) = (&matching[0].decision, evaluator.decide(&source, &destination, traffic));
+                        prop_assert_eq!(found.allowed, expected.allowed);
+                        prop_assert_eq!(found.exemption, expected.exemption);
+                        for (found, expected) in [(&found.egress, &expected.egress), (&found.ingress, &expected.ingress)] {
+                            prop_assert_eq!(&found.isolated_by, &expected.isolated_by);
+                            prop_assert_eq!(&found.decided_by, &expected.decided_by);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -378,3 +378,59 @@ fn party(describer: &Describer<'_>, kinds: Vec<usize>, ends: &[End]) -> Party {
         kinds,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy_compiler::testing::{self, Tiers};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The ends of a party, found again by name and by address.
+    fn ends(compiled: &Compiled, party: &Party) -> Vec<End> {
+        let pods = compiled.selectable_pods().filter(|p| party.pods.contains(&p.name.to_string()));
+        let mut ends: Vec<End> = pods.flat_map(|p| compiled.pod_ends(p)).collect();
+        for cidr in &party.cidrs {
+            let regions = compiled.regions(cidr.parse().expect("a CIDR"));
+            ends.extend(regions.into_iter().map(End::Region));
+        }
+        ends
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+        /// Every pod stands in one row, and every cell is what the table says of each of its pairs.
+        #[test]
+        fn cells_are_the_tables_answers(cluster in testing::cluster(Tiers::All), port in prop::sample::select(vec![
+            "all", "80/TCP", "53-80/UDP", "http/TCP",
+        ])) {
+            let compiled = Compiled::new(cluster);
+            let port: PortSpec = port.parse().expect("a port");
+            let Ok(matrix) = Matrix::new(&compiled, &port) else { return Ok(()) };
+            let mut pods: Vec<String> = matrix.rows.iter().flat_map(|p| p.pods.clone()).collect();
+            pods.sort();
+            let mut expected: Vec<String> = compiled.selectable_pods().map(|p| p.name.to_string()).collect();
+            expected.sort();
+            prop_assert_eq!(pods, expected);
+            for (from, row) in matrix.rows.iter().zip(&matrix.grid) {
+                for (to, cell) in matrix.columns.iter().zip(row) {
+                    let mut verdict: Option<Verdict> = None;
+                    for source in ends(&compiled, from) {
+                        for destination in ends(&compiled, to) {
+                            let no_pod = source.pod().is_none() && destination.pod().is_none();
+                            let (source_end, end) = (source.endpoint(), destination.endpoint());
+                            let asked = port.on(&end);
+                            let counts = source_end.same_family(&end) && !asked.is_empty() && !no_pod;
+                            if counts && !crate::cli::pairs::itself(&source, &destination) {
+                                let one = Verdict::of(&asked, &compiled.table.allowed(&source_end, &end));
+                                verdict = Some(verdict.map_or(one, |v| v.and(one)));
+                            }
+                        }
+                    }
+                    prop_assert_eq!(*cell, verdict, "{} -> {}", &from.name, &to.name);
+                }
+            }
+        }
+    }
+}

@@ -160,3 +160,67 @@ pub(crate) fn visit(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap as Map;
+
+    use policy_compiler::testing::{self, Tiers};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::ends::tests::all_ends;
+    use crate::cli::ports::PortSpec;
+
+    fn check(compiled: &Compiled, ends: &[End], port: &PortSpec) -> Result<(), TestCaseError> {
+        let mut found: Map<(&End, &End), PortSet> = Map::new();
+        let mut twice = false;
+        visit(compiled, ends, ends, |to| port.on(to), |block| {
+            for from in block.from {
+                for to in block.to {
+                    // The blocks borrow from the same list, so looking an end up again lengthens its life.
+                    let find = |end: &End| ends.binary_search(end).map(|at| &ends[at]).expect("an end of the list");
+                    let passes = block.asked.intersection(block.allowed);
+                    twice |= found.insert((find(from), find(to)), passes).is_some();
+                }
+            }
+        });
+        prop_assert!(!twice, "a pair in two blocks");
+        for from in ends {
+            for to in ends.iter().filter(|to| !itself(from, to)) {
+                let (source, destination) = (from.endpoint(), to.endpoint());
+                let asked = port.on(&destination);
+                let expected = (source.same_family(&destination) && !asked.is_empty())
+                    .then(|| asked.intersection(&compiled.table.allowed(&source, &destination)));
+                prop_assert_eq!(found.get(&(from, to)), expected.as_ref(), "{} -> {}", source, destination);
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+        /// Every pair stands in one block, whose answer is the table's.
+        #[test]
+        fn blocks_hold_every_pair_with_its_answer(cluster in testing::cluster(Tiers::All)) {
+            let compiled = Compiled::new(cluster);
+            let ends = all_ends(&compiled);
+            for port in ["all", "80/TCP", "http/TCP"] {
+                check(&compiled, &ends, &port.parse().expect("a port"))?;
+            }
+        }
+
+        /// The first pair is the smallest of those that are not of one pod with itself.
+        #[test]
+        fn the_first_pair_is_the_smallest(cluster in testing::cluster(Tiers::NetworkPolicy), cut in 0..6usize, other in 0..6usize) {
+            let compiled = Compiled::new(cluster);
+            let ends = all_ends(&compiled);
+            let from: Vec<&End> = ends.iter().skip(cut).collect();
+            let to: Vec<&End> = ends.iter().take(other).collect();
+            let all = from.iter().flat_map(|f| to.iter().map(move |t| (*f, *t)));
+            let smallest = all.filter(|(f, t)| !itself(f, t)).min();
+            prop_assert_eq!(first_pair(&from, &to), smallest);
+        }
+    }
+}
