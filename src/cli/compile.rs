@@ -14,7 +14,7 @@ use policy_compiler::policy::{
     Action, Direction, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
 };
 use policy_compiler::ports::PortSet;
-use policy_compiler::table::{GroupId, PodIndex};
+use policy_compiler::table::{GroupId, PodIndex, Table};
 use serde::Serialize;
 
 use super::describe::{Describer, join, title};
@@ -38,6 +38,11 @@ pub(crate) fn text(compiled: &Compiled, pods: &[PodIndex]) -> String {
         let groups = Direction::BOTH.map(|d| table.half(d).group_of(*index));
         units.entry((title(pod), groups)).or_default().push(*index);
     }
+    let mut sides = Sides {
+        compiled,
+        describer: &describer,
+        known: BTreeMap::new(),
+    };
     let mut out = String::new();
     let mut open: Vec<&Arc<Pod>> = Vec::new();
     for ((_, groups), members) in &units {
@@ -49,12 +54,16 @@ pub(crate) fn text(compiled: &Compiled, pods: &[PodIndex]) -> String {
         let names = describer.pods(members.iter().copied());
         let _ = writeln!(out, "{}", Style::Bold.paint(&names.join(", ")));
         for (direction, group) in Direction::BOTH.into_iter().zip(groups) {
-            out.push_str(&side(compiled, &describer, direction, *group, members[0]));
+            out.push_str(&sides.side(direction, *group, members[0]));
         }
         out.push('\n');
     }
     if !open.is_empty() {
-        let _ = writeln!(out, "{}", Style::Bold.paint("Selected by no policy, so everything is allowed both ways"));
+        let _ = writeln!(
+            out,
+            "{}",
+            Style::Bold.paint("Selected by no policy, so everything is allowed both ways")
+        );
         for name in describer.pods(open) {
             let _ = writeln!(out, "  {name}");
         }
@@ -71,55 +80,62 @@ pub(crate) fn text(compiled: &Compiled, pods: &[PodIndex]) -> String {
     out
 }
 
-/// One direction of pods that the same policies judge.
-fn side(
-    compiled: &Compiled,
-    describer: &Describer<'_>,
-    direction: Direction,
-    group: Option<GroupId>,
-    subject: &Arc<Pod>,
-) -> String {
-    let table = &compiled.table;
-    let group = group.map(|id| table.half(direction).group(id));
-    let policies: Vec<&Arc<Policy>> = group
-        .iter()
-        .flat_map(|g| &g.policies)
-        .map(|at| &table.policies()[*at as usize])
-        .collect();
-    let heading = format!("{:7}", direction.to_string());
-    if policies.is_empty() {
-        return format!("  {heading}  not isolated: {}\n", Style::Good.paint("everything"));
+/// Puts one direction after the other into words.
+struct Sides<'c> {
+    compiled: &'c Compiled,
+    describer: &'c Describer<'c>,
+    /// Few peers stand in many policies, and finding out whom each stands for takes a look at every pod.
+    known: BTreeMap<Option<Peer>, PeerWords>,
+}
+
+impl Sides<'_> {
+    /// One direction of pods that the same policies judge.
+    fn side(&mut self, direction: Direction, group: Option<GroupId>, subject: &Arc<Pod>) -> String {
+        let table = &self.compiled.table;
+        let group = group.map(|id| table.half(direction).group(id));
+        let policies: Vec<&Arc<Policy>> = group
+            .iter()
+            .flat_map(|g| &g.policies)
+            .map(|at| &table.policies()[*at as usize])
+            .collect();
+        let heading = format!("{:7}", direction.to_string());
+        if policies.is_empty() {
+            return format!("  {heading}  not isolated: {}\n", Style::Good.paint("everything"));
+        }
+        let mut out = String::new();
+        let (isolating, judging): (Vec<_>, Vec<_>) = policies.iter().partition(|p| p.isolates(direction));
+        let names = |policies: &[&Arc<Policy>]| policies.iter().map(|p| p.name.to_string()).collect::<Vec<_>>();
+        if isolating.is_empty() {
+            let _ = writeln!(out, "  {heading}  not isolated");
+        } else {
+            let _ = writeln!(out, "  {heading}  isolated by {}", names(&isolating).join(", "));
+        }
+        if !judging.is_empty() {
+            let _ = writeln!(out, "           also judged by {}", names(&judging).join(", "));
+        }
+        let word = match direction {
+            Direction::Ingress => "from",
+            Direction::Egress => "to",
+        };
+        let mut rows = Vec::new();
+        for (peer, ports) in admitted(&isolating, direction) {
+            let ports: Vec<String> = ports.iter().map(|p| port_words(p, direction, subject)).collect();
+            let (compiled, describer) = (self.compiled, self.describer);
+            let words = |peer: &Option<Peer>| peer_words(compiled, describer, peer.as_ref());
+            let known = self.known.entry(peer).or_insert_with_key(words);
+            let (words, now) = known.clone();
+            rows.push(vec![
+                (format!("{word} {words}"), Style::Plain),
+                (ports.join(", "), Style::Good),
+                (now, Style::Dim),
+            ]);
+        }
+        if rows.is_empty() && !isolating.is_empty() {
+            rows.push(vec![(format!("{word} nowhere"), Style::Bad)]);
+        }
+        out.push_str(&columns(4, &rows));
+        out
     }
-    let mut out = String::new();
-    let (isolating, judging): (Vec<_>, Vec<_>) = policies.iter().partition(|p| p.isolates(direction));
-    let names = |policies: &[&Arc<Policy>]| policies.iter().map(|p| p.name.to_string()).collect::<Vec<_>>();
-    if isolating.is_empty() {
-        let _ = writeln!(out, "  {heading}  not isolated");
-    } else {
-        let _ = writeln!(out, "  {heading}  isolated by {}", names(&isolating).join(", "));
-    }
-    if !judging.is_empty() {
-        let _ = writeln!(out, "           also judged by {}", names(&judging).join(", "));
-    }
-    let word = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
-    let mut rows = Vec::new();
-    for (peer, ports) in admitted(&isolating, direction) {
-        let ports: Vec<String> = ports.iter().map(|p| port_words(p, direction, subject)).collect();
-        let (words, now) = peer_words(compiled, describer, peer.as_ref());
-        rows.push(vec![
-            (format!("{word} {words}"), Style::Plain),
-            (ports.join(", "), Style::Good),
-            (now, Style::Dim),
-        ]);
-    }
-    if rows.is_empty() && !isolating.is_empty() {
-        rows.push(vec![(format!("{word} nowhere"), Style::Bad)]);
-    }
-    out.push_str(&columns(4, &rows));
-    out
 }
 
 /// What rules admit, by peer (none: anywhere), in the order in which the rules first name it. All ports are one empty list.
@@ -175,13 +191,19 @@ fn port_words(port: &PortWords, direction: Direction, subject: &Pod) -> String {
 }
 
 /// A peer in words, and whom it stands for now.
-fn peer_words(compiled: &Compiled, describer: &Describer<'_>, peer: Option<&Peer>) -> (String, String) {
+type PeerWords = (String, String);
+
+fn peer_words(compiled: &Compiled, describer: &Describer<'_>, peer: Option<&Peer>) -> PeerWords {
     match peer {
         None => ("anywhere".to_owned(), String::new()),
         Some(Peer::Pods(selection)) => {
             let matches = |pod: &&Arc<Pod>| compiled.selects(selection, pod);
             let names = describer.pods(compiled.selectable_pods().filter(matches));
-            let now = if names.is_empty() { "nobody".to_owned() } else { join(&names) };
+            let now = if names.is_empty() {
+                "nobody".to_owned()
+            } else {
+                join(&names)
+            };
             (selection_words(selection), format!("now: {now}"))
         }
         Some(Peer::Block(block)) => {
@@ -263,12 +285,16 @@ struct PeerList {
 pub(crate) fn json(compiled: &Compiled, pods: &[PodIndex]) -> anyhow::Result<String> {
     let table = &compiled.table;
     let key = |pod: PodIndex, direction| (direction, table.half(direction).group_of(pod));
+    let numbers = Numbers {
+        ends: table.pods().iter().map(|pod| compiled.pod_ends(pod).count()).collect(),
+        selectable: compiled.selectable_pods().count(),
+    };
     let mut sides = BTreeMap::new();
     for pod in pods {
         for direction in Direction::BOTH {
             sides
                 .entry(key(*pod, direction))
-                .or_insert_with(|| side_sets(compiled, *pod, direction));
+                .or_insert_with(|| side_sets(table, &numbers, *pod, direction));
         }
     }
     let pods = pods.iter().map(|index| {
@@ -292,32 +318,44 @@ pub(crate) fn json(compiled: &Compiled, pods: &[PodIndex]) -> anyhow::Result<Str
     })
 }
 
+/// What allow sets are abbreviated by.
+struct Numbers {
+    /// How many ends every pod has.
+    ends: Vec<usize>,
+    /// How many pods there are that a selector can match.
+    selectable: usize,
+}
+
 /// The allow set of a pod; the same for every pod of its group.
-fn side_sets(compiled: &Compiled, pod: PodIndex, direction: Direction) -> SideSets<'_> {
-    let table = &compiled.table;
+fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: Direction) -> SideSets<'a> {
     let half = table.half(direction);
     let group = half.group_of(pod).map(|id| half.group(id));
     let set = table.allow_set(pod, direction);
     let mut by_ports: BTreeMap<PortSet, (BTreeMap<PodName, Vec<Option<IpAddr>>>, Vec<IpNet>)> = BTreeMap::new();
     for ((name, address), ports) in set.pods {
-        by_ports.entry(ports).or_default().0.entry(name).or_default().push(address);
+        by_ports
+            .entry(ports)
+            .or_default()
+            .0
+            .entry(name)
+            .or_default()
+            .push(address);
     }
     for (range, ports) in set.addresses {
         by_ports.entry(ports).or_default().1.extend(range.cidrs());
     }
-    let everybody = compiled.selectable_pods().count();
     let allow = by_ports.into_iter().map(|(ports, (pods, mut cidrs))| {
         let mut names = Vec::new();
         for (name, addresses) in pods {
-            let all = table.pod_index(&name).map_or(0, |at| compiled.pod_ends(table.pod(at)).count());
-            if addresses.len() == all {
+            let all = table.pod_index(&name).map(|at| numbers.ends[at.0 as usize]);
+            if Some(addresses.len()) == all {
                 names.push(name.to_string());
             } else {
                 // Only some of the pod's addresses: an address of a pod means that pod, through that address.
                 cidrs.extend(addresses.into_iter().flatten().map(IpNet::from));
             }
         }
-        if names.len() == everybody && everybody > 0 {
+        if names.len() == numbers.selectable && !names.is_empty() {
             names = vec!["*".to_owned()];
         }
         cidrs.sort();

@@ -80,7 +80,9 @@ impl FromStr for EndpointSpec {
                 if ["pod", "pods", "po"].contains(&&*asked) {
                     return Ok(pod(namespace, name));
                 }
-                let known = KINDS.iter().find(|(k, others)| *k == asked || others.contains(&&*asked));
+                let known = KINDS
+                    .iter()
+                    .find(|(k, others)| *k == asked || others.contains(&&*asked));
                 let (kind, _) = known.ok_or_else(|| EndpointError::Kind {
                     text: text.to_owned(),
                     kind: (*kind).to_owned(),
@@ -122,7 +124,10 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        let found = text.parse::<EndpointSpec>().map(|e| e.to_string()).map_err(|e| e.to_string());
+        let found = text
+            .parse::<EndpointSpec>()
+            .map(|e| e.to_string())
+            .map_err(|e| e.to_string());
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
@@ -156,7 +161,10 @@ mod tests {
         check("shop/", Err("write namespace/pod"));
         check("a/b/c/d", Err("write namespace/pod"));
         check("shop/Web", Err("write namespace/pod"));
-        check("shop/service/web", Err("`service` is not a kind of workload: write pod, deployment"));
+        check(
+            "shop/service/web",
+            Err("`service` is not a kind of workload: write pod, deployment"),
+        );
         check("10.0.0.300", Err("not an address"));
         check("10.0.0.0/33", Err("not an address"));
         check("fd00::/129", Err("not an address"));

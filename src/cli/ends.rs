@@ -103,10 +103,17 @@ impl Region {
         // The holes are sorted and disjoint.
         for hole in &self.holes {
             let range = next.zip(predecessor(hole.network()));
-            cidrs.extend(range.into_iter().flat_map(|(first, last)| AddressRange { first, last }.cidrs()));
+            cidrs.extend(
+                range
+                    .into_iter()
+                    .flat_map(|(first, last)| AddressRange { first, last }.cidrs()),
+            );
             next = successor(hole.broadcast()).filter(|a| self.cidr.contains(a));
         }
-        let rest = next.map(|first| AddressRange { first, last: self.cidr.broadcast() });
+        let rest = next.map(|first| AddressRange {
+            first,
+            last: self.cidr.broadcast(),
+        });
         cidrs.extend(rest.iter().flat_map(AddressRange::cidrs));
         cidrs
     }
@@ -145,7 +152,8 @@ impl Compiled {
                 None => Err(self.unknown(format!("pod {name}"), endpoint)),
             },
             EndpointSpec::Workload(namespace, workload) => {
-                let of_it = |pod: &&Arc<Pod>| pod.name.namespace == *namespace && pod.workload.as_ref() == Some(workload);
+                let of_it =
+                    |pod: &&Arc<Pod>| pod.name.namespace == *namespace && pod.workload.as_ref() == Some(workload);
                 let pods = || self.cluster.pods.values().filter(of_it);
                 let ends: Vec<End> = pods().flat_map(|pod| self.pod_ends(pod)).collect();
                 if !ends.is_empty() {
@@ -272,7 +280,11 @@ fn nets(cluster: &Cluster, table: &Table) -> Vec<IpNet> {
     }
     let book = table.addresses();
     let nodes = cluster.nodes.values().flat_map(|node| &node.addresses);
-    let hosts = table.pods().iter().filter(|p| p.host_network).flat_map(|p| &p.addresses);
+    let hosts = table
+        .pods()
+        .iter()
+        .filter(|p| p.host_network)
+        .flat_map(|p| &p.addresses);
     // A node's address is apart from its neighbours: it and the pods of its node always reach each other.
     let on_a_node = |address: &&IpAddr| book.node(&Endpoint::Address(**address)).is_some();
     nets.extend(nodes.chain(hosts).filter(on_a_node).map(|a| IpNet::from(*a)));
@@ -312,7 +324,12 @@ pub(super) mod tests {
 
     /// Every pod through each address, and all other addresses by region; sorted.
     pub(crate) fn all_ends(compiled: &Compiled) -> Vec<End> {
-        let mut ends: Vec<End> = compiled.table.pods().iter().flat_map(|p| compiled.pod_ends(p)).collect();
+        let mut ends: Vec<End> = compiled
+            .table
+            .pods()
+            .iter()
+            .flat_map(|p| compiled.pod_ends(p))
+            .collect();
         for cidr in ["0.0.0.0/0", "::/0"] {
             let regions = compiled.regions(cidr.parse().expect("a CIDR"));
             ends.extend(regions.into_iter().map(End::Region));

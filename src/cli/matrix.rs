@@ -144,7 +144,11 @@ impl Matrix {
         let describer = Describer::new(compiled);
         let mut parties = Vec::new();
         for by_kind in members.into_values() {
-            parties.extend(merge(by_kind, &verdicts).into_iter().map(|(kinds, ends)| party(&describer, kinds, &ends)));
+            parties.extend(
+                merge(by_kind, &verdicts)
+                    .into_iter()
+                    .map(|(kinds, ends)| party(&describer, kinds, &ends)),
+            );
         }
         let has_port = |kind: &usize| kinds[*kind].iter().any(|(_, asked)| !asked.is_empty());
         let is_destination = |party: &&Party| party.kinds.iter().any(has_port);
@@ -183,15 +187,27 @@ impl Matrix {
 
     /// For people: a table, or a list when there are too many destinations for one.
     pub(crate) fn text(&self) -> String {
-        let mut out = format!("Who reaches whom on {}: rows are sources, columns destinations.\n\n", self.words);
-        let widest = self.rows.iter().map(|p| p.name.chars().count()).max().unwrap_or_default();
+        let mut out = format!(
+            "Who reaches whom on {}: rows are sources, columns destinations.\n\n",
+            self.words
+        );
+        let widest = self
+            .rows
+            .iter()
+            .map(|p| p.name.chars().count())
+            .max()
+            .unwrap_or_default();
         let named: usize = self.columns.iter().map(|p| p.name.chars().count() + 2).sum();
         if widest + named <= WIDTH {
             let headings = self.columns.iter().map(|p| p.name.clone()).collect();
             out.push_str(&self.table(headings, |party, _| party.name.clone()));
         } else if self.columns.len() <= NUMBERED {
             let number = |party: &Party| self.columns.iter().position(|to| to == party).map(|at| at + 1);
-            let headings = self.columns.iter().filter_map(|to| Some(number(to)?.to_string())).collect();
+            let headings = self
+                .columns
+                .iter()
+                .filter_map(|to| Some(number(to)?.to_string()))
+                .collect();
             let digits = self.columns.len().to_string().len();
             out.push_str(&self.table(headings, |party, _| match number(party) {
                 Some(number) => format!("{number:digits$} {}", party.name),
@@ -204,10 +220,10 @@ impl Matrix {
             out.push_str("\npartial: some ports pass, or some pairs; `palisade explain` tells which.\n");
         }
         if self.host_network > 0 {
+            let pods = count(self.host_network, "pod");
             let _ = writeln!(
                 out,
-                "\n{} on the host network left out: policy never isolates it, and sees it as its node.",
-                count(self.host_network, "pod")
+                "\nLeft out: {pods} on the host network, which policy takes for nodes and never isolates."
             );
         }
         out
@@ -295,7 +311,13 @@ impl Matrix {
         let mut out = String::from("from,to,port,verdict\n");
         for (from, to, verdict) in self.cells() {
             let (word, _) = verdict.word();
-            let _ = writeln!(out, "{},{},{},{word}", field(&from.name), field(&to.name), field(&self.port));
+            let _ = writeln!(
+                out,
+                "{},{},{},{word}",
+                field(&from.name),
+                field(&to.name),
+                field(&self.port)
+            );
         }
         out
     }
@@ -303,9 +325,17 @@ impl Matrix {
     /// For reviews: a table of GitHub's markdown.
     pub(crate) fn markdown(&self) -> String {
         let heading: Vec<&str> = self.columns.iter().map(|p| p.name.as_str()).collect();
-        let mut out = format!("| {} | {} |\n|{}\n", self.port, heading.join(" | "), " --- |".repeat(heading.len() + 1));
+        let mut out = format!(
+            "| {} | {} |\n|{}\n",
+            self.port,
+            heading.join(" | "),
+            " --- |".repeat(heading.len() + 1)
+        );
         for (party, row) in self.rows.iter().zip(&self.grid) {
-            let cells: Vec<String> = row.iter().map(|cell| cell.map_or("·".to_owned(), |v| v.mark().0)).collect();
+            let cells: Vec<String> = row
+                .iter()
+                .map(|cell| cell.map_or("·".to_owned(), |v| v.mark().0))
+                .collect();
             let _ = writeln!(out, "| {} | {} |", party.name, cells.join(" | "));
         }
         out
@@ -320,7 +350,11 @@ fn outside(compiled: &Compiled) -> Vec<End> {
     let of = |net: IpNet| compiled.regions(net).into_iter().filter(|r| !is_node(r.example));
     let mut regions: Vec<_> = of(v4).collect();
     let six: Vec<_> = of(v6).collect();
-    let pods_know_v6 = compiled.table.addresses().pod_addresses().any(|(address, _)| address.is_ipv6());
+    let pods_know_v6 = compiled
+        .table
+        .addresses()
+        .pod_addresses()
+        .any(|(address, _)| address.is_ipv6());
     if pods_know_v6 || six.len() > 1 {
         regions.extend(six);
     }
@@ -347,9 +381,14 @@ fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) 
     let mut merged: Vec<(Vec<usize>, Vec<End>)> = Vec::new();
     // Where one of the two has nothing to ask, as between address families, they do not disagree.
     let agree = |a: Option<Verdict>, b: Option<Verdict>| a.is_none() || b.is_none() || a == b;
-    let alike = |a: usize, b: usize| (0..verdicts.len()).all(|x| agree(verdicts[a][x], verdicts[b][x]) && agree(verdicts[x][a], verdicts[x][b]));
+    let alike = |a: usize, b: usize| {
+        (0..verdicts.len()).all(|x| agree(verdicts[a][x], verdicts[b][x]) && agree(verdicts[x][a], verdicts[x][b]))
+    };
     for (kind, ends) in by_kind {
-        match merged.iter_mut().find(|(known, _)| known.iter().all(|k| alike(*k, kind))) {
+        match merged
+            .iter_mut()
+            .find(|(known, _)| known.iter().all(|k| alike(*k, kind)))
+        {
             Some((kinds, known)) => {
                 kinds.push(kind);
                 known.extend(ends);
@@ -368,7 +407,10 @@ fn party(describer: &Describer<'_>, kinds: Vec<usize>, ends: &[End]) -> Party {
     let pods: BTreeSet<&Arc<Pod>> = ends.iter().filter_map(End::pod).collect();
     let regions: Vec<&Region> = ends.iter().filter_map(End::region).collect();
     let name = match pods.is_empty() {
-        true => format!("outside: {}", join(&regions.iter().map(ToString::to_string).collect::<Vec<_>>())),
+        true => format!(
+            "outside: {}",
+            join(&regions.iter().map(ToString::to_string).collect::<Vec<_>>())
+        ),
         false => join(&describer.endpoints(pods.iter().copied())),
     };
     Party {
@@ -388,7 +430,9 @@ mod tests {
 
     /// The ends of a party, found again by name and by address.
     fn ends(compiled: &Compiled, party: &Party) -> Vec<End> {
-        let pods = compiled.selectable_pods().filter(|p| party.pods.contains(&p.name.to_string()));
+        let pods = compiled
+            .selectable_pods()
+            .filter(|p| party.pods.contains(&p.name.to_string()));
         let mut ends: Vec<End> = pods.flat_map(|p| compiled.pod_ends(p)).collect();
         for cidr in &party.cidrs {
             let regions = compiled.regions(cidr.parse().expect("a CIDR"));

@@ -74,7 +74,11 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
 
 fn run_compile(args: &CompileArgs) -> anyhow::Result<Outcome> {
     let (loaded, compiled) = load(&args.manifests)?;
-    let node = args.node.as_deref().map(|name| known_node(&compiled, name)).transpose()?;
+    let node = args
+        .node
+        .as_deref()
+        .map(|name| known_node(&compiled, name))
+        .transpose()?;
     let on_node = |at: &PodIndex| node.is_none() || compiled.table.pod(*at).node == node;
     let pods: Vec<PodIndex> = pod_indices(&compiled.table).filter(on_node).collect();
     let text = match args.output {
@@ -193,8 +197,13 @@ fn only_node(compiled: &Compiled) -> anyhow::Result<Name> {
     let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     match (nodes.first(), nodes.len()) {
         (Some(node), 1) => Ok(node.clone()),
-        (None, _) => anyhow::bail!("-o nft prints the rules of a node, and no pod of the manifests is on one (spec.nodeName)"),
-        _ => anyhow::bail!("-o nft prints the rules of one node: say which with --node ({})", known.join(", ")),
+        (None, _) => {
+            anyhow::bail!("-o nft prints the rules of a node, and no pod of the manifests is on one (spec.nodeName)")
+        }
+        _ => anyhow::bail!(
+            "-o nft prints the rules of one node: say which with --node ({})",
+            known.join(", ")
+        ),
     }
 }
 
@@ -209,7 +218,10 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
         count(table.policies().len(), "policy")
     );
     if !loaded.derived.is_empty() {
-        out.push_str(&format!("; {} derived from workloads", count(loaded.derived.len(), "pod")));
+        out.push_str(&format!(
+            "; {} derived from workloads",
+            count(loaded.derived.len(), "pod")
+        ));
     }
     if !loaded.skipped.is_empty() {
         let kinds: Vec<String> = loaded.skipped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();

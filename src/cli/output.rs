@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn columns_line_up_and_end_without_spaces() {
         let cell = |text: &str| (text.to_owned(), Style::Plain);
-        let rows = vec![vec![cell("a"), cell("b"), cell("")], vec![cell("ccc"), cell("✓"), cell("d")]];
+        let rows = vec![
+            vec![cell("a"), cell("b"), cell("")],
+            vec![cell("ccc"), cell("✓"), cell("d")],
+        ];
         assert_eq!(columns(1, &rows), " a    b\n ccc  ✓  d\n");
     }
 

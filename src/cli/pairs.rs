@@ -148,7 +148,12 @@ pub(crate) fn visit(
             }
             let mut block = |from: &[&End], to: &[&End], allowed: &PortSet| {
                 if !from.is_empty() && !to.is_empty() {
-                    visitor(&Block { from, to, asked, allowed });
+                    visitor(&Block {
+                        from,
+                        to,
+                        asked,
+                        allowed,
+                    });
                 }
             };
             // At most one side is split: between two pods, or two that are none, there is no node exemption.
@@ -175,16 +180,22 @@ mod tests {
     fn check(compiled: &Compiled, ends: &[End], port: &PortSpec) -> Result<(), TestCaseError> {
         let mut found: Map<(&End, &End), PortSet> = Map::new();
         let mut twice = false;
-        visit(compiled, ends, ends, |to| port.on(to), |block| {
-            for from in block.from {
-                for to in block.to {
-                    // The blocks borrow from the same list, so looking an end up again lengthens its life.
-                    let find = |end: &End| ends.binary_search(end).map(|at| &ends[at]).expect("an end of the list");
-                    let passes = block.asked.intersection(block.allowed);
-                    twice |= found.insert((find(from), find(to)), passes).is_some();
+        visit(
+            compiled,
+            ends,
+            ends,
+            |to| port.on(to),
+            |block| {
+                for from in block.from {
+                    for to in block.to {
+                        // The blocks borrow from the same list, so looking an end up again lengthens its life.
+                        let find = |end: &End| ends.binary_search(end).map(|at| &ends[at]).expect("an end of the list");
+                        let passes = block.asked.intersection(block.allowed);
+                        twice |= found.insert((find(from), find(to)), passes).is_some();
+                    }
                 }
-            }
-        });
+            },
+        );
         prop_assert!(!twice, "a pair in two blocks");
         for from in ends {
             for to in ends.iter().filter(|to| !itself(from, to)) {
@@ -192,7 +203,13 @@ mod tests {
                 let asked = port.on(&destination);
                 let expected = (source.same_family(&destination) && !asked.is_empty())
                     .then(|| asked.intersection(&compiled.table.allowed(&source, &destination)));
-                prop_assert_eq!(found.get(&(from, to)), expected.as_ref(), "{} -> {}", source, destination);
+                prop_assert_eq!(
+                    found.get(&(from, to)),
+                    expected.as_ref(),
+                    "{} -> {}",
+                    source,
+                    destination
+                );
             }
         }
         Ok(())

@@ -123,7 +123,9 @@ impl PortSpec {
 /// A port name as the API server takes it: at most 15 of a-z, 0-9 and single inner hyphens, with a letter among them.
 fn is_port_name(name: &str) -> bool {
     name.len() <= 15
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && name.bytes().any(|b| b.is_ascii_lowercase())
         && !name.starts_with('-')
         && !name.ends_with('-')
@@ -136,7 +138,10 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        let found = text.parse::<PortSpec>().map(|p| p.to_string()).map_err(|e| e.to_string());
+        let found = text
+            .parse::<PortSpec>()
+            .map(|p| p.to_string())
+            .map_err(|e| e.to_string());
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),

@@ -34,12 +34,21 @@ impl Backends {
         let is_asked = |port: &&ServicePort| match asked {
             PortSpec::All => true,
             PortSpec::One(PortMatch::Range(protocol, range)) => port.protocol == *protocol && range.contains(port.port),
-            PortSpec::One(PortMatch::Named(protocol, name)) => port.protocol == *protocol && port.name.as_ref() == Some(name),
+            PortSpec::One(PortMatch::Named(protocol, name)) => {
+                port.protocol == *protocol && port.name.as_ref() == Some(name)
+            }
         };
         let ports: Vec<ServicePort> = service.ports.iter().filter(is_asked).cloned().collect();
         if ports.is_empty() {
-            let has: Vec<String> = service.ports.iter().map(|p| format!("{}/{}", p.port, p.protocol)).collect();
-            anyhow::bail!("Service {name} has no port {asked}: ask for one that it has ({})", has.join(", "));
+            let has: Vec<String> = service
+                .ports
+                .iter()
+                .map(|p| format!("{}/{}", p.port, p.protocol))
+                .collect();
+            anyhow::bail!(
+                "Service {name} has no port {asked}: ask for one that it has ({})",
+                has.join(", ")
+            );
         }
         let is_backend = |end: &End| match (end, &service.selector) {
             (End::Pod(pod, _), Some(selector)) => pod.name.namespace == name.namespace && selector.matches(&pod.labels),
@@ -48,7 +57,9 @@ impl Backends {
         let pods = compiled.table.pods().iter().flat_map(|pod| compiled.pod_ends(pod));
         let ends: Vec<End> = pods.filter(is_backend).collect();
         if ends.is_empty() {
-            anyhow::bail!("Service {name} has no back ends among the pods of the manifests: ask for an address or a pod");
+            anyhow::bail!(
+                "Service {name} has no back ends among the pods of the manifests: ask for an address or a pod"
+            );
         }
         Ok(Backends {
             name: name.clone(),

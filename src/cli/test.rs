@@ -11,8 +11,8 @@ use policy_compiler::evaluate::Evaluator;
 use policy_compiler::ports::{PortSet, Traffic};
 use serde::Serialize;
 
-use super::ends::{Compiled, End};
 use super::endpoint::EndpointSpec;
+use super::ends::{Compiled, End};
 use super::explain::usual;
 use super::matrix::Verdict;
 use super::pairs::{self, first_pair, itself};
@@ -68,18 +68,23 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Vec<CaseResult>> {
     }
     if tests.is_empty() && problems.is_empty() {
         let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
-        anyhow::bail!("no test in {}: write a document of kind ConnectivityTest", paths.join(", "));
+        anyhow::bail!(
+            "no test in {}: write a document of kind ConnectivityTest",
+            paths.join(", ")
+        );
     }
     let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
     let mut results = Vec::new();
     for test in &tests {
-        let loaded = clusters.entry(&test.resources).or_insert_with(|| match manifests::load(&test.resources) {
-            Ok(loaded) => Some(Rc::new(Compiled::new(loaded.cluster))),
-            Err(errors) => {
-                problems.extend(errors.errors().iter().cloned());
-                None
-            }
-        });
+        let loaded = clusters
+            .entry(&test.resources)
+            .or_insert_with(|| match manifests::load(&test.resources) {
+                Ok(loaded) => Some(Rc::new(Compiled::new(loaded.cluster))),
+                Err(errors) => {
+                    problems.extend(errors.errors().iter().cloned());
+                    None
+                }
+            });
         let Some(compiled) = loaded.clone() else { continue };
         for (at, case) in test.cases.iter().enumerate() {
             match judge(&compiled, test, at, case) {
@@ -118,9 +123,8 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
     }
     for port in &case.ports.0 {
         if to.iter().all(|end| port.on(&end.endpoint()).is_empty()) {
-            let message = format!(
-                "no destination has a port {port}: write a number, or a name that a container's ports list"
-            );
+            let message =
+                format!("no destination has a port {port}: write a number, or a name that a container's ports list");
             problems.push(test.problem(at, test.side(at, "ports"), message));
         }
     }
@@ -134,8 +138,8 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
     let proof = prove(compiled, &from, &to, asked, case);
     match proof {
         Proof::NoPair => {
-            let message = "there is no pair to test: source and destination are one pod, have no address family in common, \
-                           or the destinations that are left have no such port";
+            let message = "there is no pair to test (source and destination are one pod, have no address family in common, or the \
+                           destinations that are left have no such port): name other ends";
             Err(vec![test.problem(at, test.side(at, "from"), message)])
         }
         Proof::Holds => Ok(None),
@@ -173,7 +177,11 @@ fn prove(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&Endpoint
                 let (source, destination) = (from.endpoint(), to.endpoint());
                 let asked = asked(&destination);
                 if source.same_family(&destination) && !asked.is_empty() {
-                    see(from, to, against(&asked, &compiled.table.allowed(&source, &destination)));
+                    see(
+                        from,
+                        to,
+                        against(&asked, &compiled.table.allowed(&source, &destination)),
+                    );
                 }
             }
         }
@@ -193,7 +201,10 @@ fn prove(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&Endpoint
 
 /// Whether a selection is one pod by its name or by an address of it.
 fn names_one_pod(selection: &Selection) -> bool {
-    matches!(selection, Selection::Endpoint(EndpointSpec::Pod(_) | EndpointSpec::Address(_)))
+    matches!(
+        selection,
+        Selection::Endpoint(EndpointSpec::Pod(_) | EndpointSpec::Address(_))
+    )
 }
 
 fn counterexample(compiled: &Compiled, from: &End, to: &End, ports: &PortSet) -> Option<Counterexample> {
@@ -267,7 +278,10 @@ impl Resolver<'_, '_> {
             known = !ends.is_empty();
             not = ends.iter().filter_map(End::pod).map(|pod| pod.name.clone()).collect();
             if known && not.is_empty() {
-                (self.problem)(node, "not takes away no pod: name pods, or addresses of pods".to_owned());
+                (self.problem)(
+                    node,
+                    "not takes away no pod: name pods, or addresses of pods".to_owned(),
+                );
                 known = false;
             }
         }
@@ -309,7 +323,10 @@ impl Resolver<'_, '_> {
 
 fn words(pods: &Pods) -> String {
     let namespace = pods.namespace.as_ref().map(|n| format!("namespace {n}"));
-    let namespaces = pods.namespace_selector.as_ref().map(|s| format!("namespaceSelector {}", s.0));
+    let namespaces = pods
+        .namespace_selector
+        .as_ref()
+        .map(|s| format!("namespaceSelector {}", s.0));
     let selector = pods.pod_selector.as_ref().map(|s| format!("podSelector {}", s.0));
     let not = pods.not.as_ref().map(|_| "not [...]".to_owned());
     let parts: Vec<String> = [namespace, namespaces, selector, not].into_iter().flatten().collect();

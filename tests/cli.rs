@@ -1,0 +1,288 @@
+//! The program as a user runs it: what it prints, and with which exit code it ends. The files stand in `tests/cli/`.
+
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+
+fn palisade(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command
+        .args(args)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli"));
+    command
+}
+
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = palisade(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// Standard output of a command that ends with an exit code and says nothing on standard error.
+#[track_caller]
+fn stdout(args: &[&str], code: i32) -> String {
+    let (found, stdout, stderr) = run(args);
+    assert_eq!((found, &*stderr), (Some(code), ""), "{args:?}");
+    stdout
+}
+
+/// The command ends with exit code 2, prints nothing, and says all of these on standard error.
+#[track_caller]
+fn refused(args: &[&str], says: &[&str]) {
+    let (code, stdout, stderr) = run(args);
+    assert_eq!((code, &*stdout), (Some(2), ""), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error:"), "{args:?}: {stderr}");
+    for part in says {
+        assert!(stderr.contains(part), "{args:?} does not say {part:?}: {stderr}");
+    }
+}
+
+#[test]
+fn compile_speaks_of_selectors_and_workloads() {
+    insta::assert_snapshot!(stdout(&["compile", "shop"], 0));
+}
+
+#[test]
+fn compile_lists_allow_sets_as_json() {
+    insta::assert_snapshot!(stdout(&["compile", "shop", "--node", "worker-1", "-o", "json"], 0));
+}
+
+#[test]
+fn explain_names_rules_and_nearest_misses() {
+    let explain = |from, to, port| stdout(&["explain", "shop", "--from", from, "--to", to, "--port", port], 0);
+    insta::assert_snapshot!("explain_workload", explain("shop/deployment/api", "shop/sts/db", "all"));
+    insta::assert_snapshot!(
+        "explain_allowed",
+        explain("shop/web-5d4f8-a", "shop/api-9f8d5-c", "http")
+    );
+    insta::assert_snapshot!(
+        "explain_outside",
+        explain("203.0.113.0/24", "shop/deployment/web", "8000-8001/TCP")
+    );
+    insta::assert_snapshot!("explain_service", explain("monitoring/scraper", "10.96.0.5", "80"));
+    insta::assert_snapshot!("explain_own_node", explain("172.18.0.3", "shop/db-0", "5432"));
+    insta::assert_snapshot!("explain_itself", explain("shop/db-0", "shop/db-0", "5432"));
+}
+
+#[test]
+fn explain_as_json() {
+    let args = [
+        "explain",
+        "shop",
+        "--from",
+        "shop/api-9f8d5-c",
+        "--to",
+        "shop/db-0",
+        "--port",
+        "5432/TCP",
+        "-o",
+        "json",
+    ];
+    insta::assert_snapshot!(stdout(&args, 0));
+}
+
+#[test]
+fn matrix_in_its_forms() {
+    let matrix = |port, output| stdout(&["matrix", "shop", "--port", port, "-o", output], 0);
+    insta::assert_snapshot!("matrix_text", matrix("8080/TCP", "text"));
+    insta::assert_snapshot!("matrix_split_replicas", matrix("5432/TCP", "text"));
+    insta::assert_snapshot!("matrix_partial", matrix("all", "text"));
+    insta::assert_snapshot!("matrix_json", matrix("http/TCP", "json"));
+    insta::assert_snapshot!("matrix_csv", matrix("http/TCP", "csv"));
+    insta::assert_snapshot!("matrix_markdown", matrix("http/TCP", "markdown"));
+}
+
+#[test]
+fn tests_in_their_forms() {
+    let test = |output| stdout(&["test", "shop.yaml", "-o", output], 1);
+    insta::assert_snapshot!("test_text", test("text"));
+    insta::assert_snapshot!("test_json", test("json"));
+    insta::assert_snapshot!("test_junit", test("junit"));
+}
+
+#[test]
+fn tests_that_all_pass_end_with_0() {
+    let text = stdout(&["test", "passing"], 0);
+    assert!(text.ends_with("2 cases, 2 passed, 0 failed\n"), "{text}");
+}
+
+#[test]
+fn manifests_come_from_standard_input_too() {
+    let mut child = palisade(&["matrix", "-", "--port", "80", "-o", "csv"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let manifests = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/shop/pods.yaml")).unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), manifests.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("shop/statefulset/db,")
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    // More than a pipe holds, so that the program is still writing when the reader is gone.
+    let pods: String = (0..3000)
+        .map(|n| format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}}}\nspec: {{containers: []}}\n"))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pods.yaml"), pods).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let mut child = palisade(&["compile", path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap()),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
+fn bad_usage_is_refused() {
+    refused(&["compile"], &["<PATH>"]);
+    refused(&["compile", "shop", "-o", "xml"], &["xml", "text, json, nft"]);
+    refused(&["test", "shop.yaml", "-o", "tap"], &["tap", "text, json, junit"]);
+    refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);
+    refused(&["agent", "--manifests", "shop"], &["--node-name"]);
+    refused(&["frobnicate"], &["frobnicate"]);
+}
+
+#[test]
+fn a_port_that_is_none_is_refused() {
+    let port = |port, says: &[&str]| {
+        refused(&["matrix", "shop", "--port", port], says);
+        refused(
+            &[
+                "explain",
+                "shop",
+                "--from",
+                "shop/db-0",
+                "--to",
+                "shop/db-0",
+                "--port",
+                port,
+            ],
+            says,
+        );
+    };
+    port("0/TCP", &["0 is not a port number", "1 to 65535"]);
+    port("70000/TCP", &["70000 is not a port number"]);
+    port("80-70/TCP", &["empty range", "lower port first"]);
+    port("80/tcp", &["write TCP, UDP or SCTP"]);
+    port("HTTP!", &["8080/TCP", "http/TCP"]);
+    port("ftp/TCP", &["a port ftp/TCP: write a number"]);
+}
+
+#[test]
+fn an_unknown_endpoint_is_refused() {
+    let from = |from, says: &[&str]| {
+        refused(
+            &["explain", "shop", "--from", from, "--to", "shop/db-0", "--port", "80"],
+            says,
+        );
+    };
+    from("shop", &["namespace/pod", "shop/deployment/api"]);
+    from(
+        "shop/api-7c9b6-z",
+        &["no pod shop/api-7c9b6-z", "did you mean shop/api-7c9b6-"],
+    );
+    from("shop/api", &["no pod shop/api", "shop/deployment/api"]);
+    from(
+        "shop/statefulset/api",
+        &["no shop/statefulset/api", "did you mean shop/deployment/api"],
+    );
+    from("shop/service/web", &["not a kind of workload"]);
+    from("10.0.0.300", &["not an address"]);
+    from("10.0.0.0/64", &["not an address"]);
+    from("shop/migrate-x", &["shop/migrate-x has ended", "name a running pod"]);
+    from("shop/job/migrate", &["every pod of shop/job/migrate has ended"]);
+    from("10.96.0.5", &["Service shop/web", "name the pods"]);
+    from("fd00::1", &["no address family in common"]);
+}
+
+#[test]
+fn an_unknown_node_is_refused() {
+    refused(
+        &["compile", "shop", "--node", "worker-9"],
+        &["no node worker-9", "worker-1, worker-2"],
+    );
+    refused(&["compile", "shop", "-o", "nft"], &["--node", "worker-1, worker-2"]);
+    refused(
+        &["compile", "bad/no-node.yaml", "-o", "nft"],
+        &["no pod of the manifests is on one"],
+    );
+}
+
+#[test]
+fn a_service_without_that_port_is_refused() {
+    let args = [
+        "explain",
+        "shop",
+        "--from",
+        "shop/db-0",
+        "--to",
+        "10.96.0.5",
+        "--port",
+        "81",
+    ];
+    refused(&args, &["Service shop/web has no port 81/TCP", "80/TCP"]);
+}
+
+#[test]
+fn bad_manifests_are_refused_with_file_line_and_field() {
+    for command in ["compile", "matrix", "explain"] {
+        let mut args = vec![command, "bad/policy.yaml"];
+        if command != "compile" {
+            args.extend(["--port", "80"]);
+        }
+        if command == "explain" {
+            args.extend(["--from", "10.0.0.1", "--to", "10.0.0.2"]);
+        }
+        let place = "bad/policy.yaml:6";
+        refused(
+            &args,
+            &[
+                place,
+                "NetworkPolicy shop/web",
+                "spec.ingress[0].ports[0].port",
+                "bad/policy.yaml:9",
+                "2 errors",
+            ],
+        );
+    }
+    refused(&["compile", "nowhere"], &["nowhere: there is no such file or folder"]);
+    refused(
+        &["compile", "bad/malformed.yaml"],
+        &["bad/malformed.yaml:4:1: malformed YAML"],
+    );
+}
+
+#[test]
+fn bad_test_files_are_refused_all_at_once() {
+    let (code, stdout, stderr) = run(&["test", "bad/tests"]);
+    assert_eq!((code, &*stdout), (Some(2), ""));
+    insta::assert_snapshot!(stderr);
+}
+
+#[test]
+fn tests_without_a_test_are_refused() {
+    refused(&["test", "shop"], &["no test in shop", "ConnectivityTest"]);
+    refused(&["test", "nowhere"], &["nowhere: there is no such file or folder"]);
+}
+
+#[test]
+fn the_version_is_told() {
+    assert_eq!(
+        stdout(&["--version"], 0),
+        concat!("palisade ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
