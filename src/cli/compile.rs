@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy_compiler::cluster::{Pod, PodName};
-use policy_compiler::diagnostics::Diagnostic;
+use policy_compiler::diagnostics::{Diagnostic, diagnose};
 use policy_compiler::labels::{NAMESPACE_NAME_LABEL, Operator};
 use policy_compiler::policy::{
     Action, Direction, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
@@ -96,7 +96,7 @@ impl Sides<'_> {
         let policies: Vec<&Arc<Policy>> = group
             .iter()
             .flat_map(|g| &g.policies)
-            .map(|at| &table.policies()[*at as usize])
+            .map(|at| table.policy(*at))
             .collect();
         let heading = format!("{:7}", direction.to_string());
         if policies.is_empty() {
@@ -286,7 +286,10 @@ pub(crate) fn json(compiled: &Compiled, pods: &[PodIndex]) -> anyhow::Result<Str
     let table = &compiled.table;
     let key = |pod: PodIndex, direction| (direction, table.half(direction).group_of(pod));
     let numbers = Numbers {
-        ends: table.pods().iter().map(|pod| compiled.pod_ends(pod).count()).collect(),
+        ends: table
+            .pods()
+            .map(|(at, pod)| (at, compiled.pod_ends(pod).count()))
+            .collect(),
         selectable: compiled.selectable_pods().count(),
     };
     let mut sides = BTreeMap::new();
@@ -314,14 +317,14 @@ pub(crate) fn json(compiled: &Compiled, pods: &[PodIndex]) -> anyhow::Result<Str
         api_version: API_VERSION,
         kind: "AllowSets",
         pods: pods.collect(),
-        diagnostics: table.diagnostics(),
+        diagnostics: &diagnose(&compiled.cluster, table),
     })
 }
 
 /// What allow sets are abbreviated by.
 struct Numbers {
     /// How many ends every pod has.
-    ends: Vec<usize>,
+    ends: BTreeMap<PodIndex, usize>,
     /// How many pods there are that a selector can match.
     selectable: usize,
 }
@@ -347,8 +350,8 @@ fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: 
     let allow = by_ports.into_iter().map(|(ports, (pods, mut cidrs))| {
         let mut names = Vec::new();
         for (name, addresses) in pods {
-            let all = table.pod_index(&name).map(|at| numbers.ends[at.0 as usize]);
-            if Some(addresses.len()) == all {
+            let all = table.pod_index(&name).and_then(|at| numbers.ends.get(&at));
+            if Some(&addresses.len()) == all {
                 names.push(name.to_string());
             } else {
                 // Only some of the pod's addresses: an address of a pod means that pod, through that address.

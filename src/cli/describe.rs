@@ -21,7 +21,7 @@ pub(crate) struct Describer<'c> {
 impl<'c> Describer<'c> {
     pub(crate) fn new(compiled: &'c Compiled) -> Self {
         let mut sizes = BTreeMap::new();
-        for pod in compiled.table.pods() {
+        for pod in compiled.pods() {
             *sizes.entry(title(pod)).or_default() += 1;
         }
         Describer { compiled, sizes }

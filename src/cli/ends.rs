@@ -188,9 +188,14 @@ impl Compiled {
         ends.map(move |end| End::Pod(pod.clone(), end.address()))
     }
 
+    /// The live pods, sorted by name.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.table.pods().map(|(_, pod)| pod)
+    }
+
     /// The pods that a selector can match, hence no host-network pods; live ones only.
     pub(crate) fn selectable_pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.table.pods().iter().filter(|p| !p.host_network)
+        self.pods().filter(|p| !p.host_network)
     }
 
     /// Whether a selection matches a pod.
@@ -235,7 +240,7 @@ impl Compiled {
 
     fn unknown(&self, asked: String, endpoint: &EndpointSpec) -> UnknownEnd {
         let mut names: BTreeSet<String> = BTreeSet::new();
-        for pod in self.table.pods() {
+        for pod in self.pods() {
             names.insert(pod.name.to_string());
             names.extend(workload_name(pod));
         }
@@ -282,7 +287,7 @@ fn nets(cluster: &Cluster, table: &Table) -> Vec<IpNet> {
     let nodes = cluster.nodes.values().flat_map(|node| &node.addresses);
     let hosts = table
         .pods()
-        .iter()
+        .map(|(_, pod)| pod)
         .filter(|p| p.host_network)
         .flat_map(|p| &p.addresses);
     // A node's address is apart from its neighbours: it and the pods of its node always reach each other.
@@ -324,12 +329,7 @@ pub(super) mod tests {
 
     /// Every pod through each address, and all other addresses by region; sorted.
     pub(crate) fn all_ends(compiled: &Compiled) -> Vec<End> {
-        let mut ends: Vec<End> = compiled
-            .table
-            .pods()
-            .iter()
-            .flat_map(|p| compiled.pod_ends(p))
-            .collect();
+        let mut ends: Vec<End> = compiled.pods().flat_map(|p| compiled.pod_ends(p)).collect();
         for cidr in ["0.0.0.0/0", "::/0"] {
             let regions = compiled.regions(cidr.parse().expect("a CIDR"));
             ends.extend(regions.into_iter().map(End::Region));

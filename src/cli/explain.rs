@@ -238,9 +238,7 @@ fn alike(compiled: &Compiled, from: &Endpoint, to: &Endpoint, asked: &PortSet) -
         let half = table.half(direction);
         let group = subject.pod().and_then(|pod| half.group_of(table.pod_index(&pod.name)?));
         let policies = group.map(|id| half.group(id).policies.as_slice()).unwrap_or_default();
-        let rules = policies
-            .iter()
-            .filter_map(|at| table.policies()[*at as usize].rules(direction));
+        let rules = policies.iter().filter_map(|at| table.policy(*at).rules(direction));
         for rule in rules.flatten() {
             let Ports::Listed(list) = &rule.ports else { continue };
             let ports = list.iter().fold(PortSet::none(), |set, port| match port {

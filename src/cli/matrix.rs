@@ -174,7 +174,7 @@ impl Matrix {
             rows: parties,
             columns,
             grid,
-            host_network: compiled.table.pods().iter().filter(|p| p.host_network).count(),
+            host_network: compiled.pods().filter(|p| p.host_network).count(),
         })
     }
 

@@ -21,8 +21,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use policy_compiler::diagnostics::diagnose;
 use policy_compiler::labels::Name;
-use policy_compiler::table::{PodIndex, Table};
+use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
@@ -80,7 +81,7 @@ fn run_compile(args: &CompileArgs) -> anyhow::Result<Outcome> {
         .map(|name| known_node(&compiled, name))
         .transpose()?;
     let on_node = |at: &PodIndex| node.is_none() || compiled.table.pod(*at).node == node;
-    let pods: Vec<PodIndex> = pod_indices(&compiled.table).filter(on_node).collect();
+    let pods: Vec<PodIndex> = compiled.table.pods().map(|(at, _)| at).filter(on_node).collect();
     let text = match args.output {
         CompileOutput::Json => compile::json(&compiled, &pods)?,
         CompileOutput::Text => {
@@ -170,13 +171,9 @@ fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {
     Ok((loaded, compiled))
 }
 
-fn pod_indices(table: &Table) -> impl Iterator<Item = PodIndex> {
-    (0..).zip(table.pods()).map(|(at, _)| PodIndex(at))
-}
-
 /// The nodes that are given, or that pods are on.
 fn nodes(compiled: &Compiled) -> BTreeSet<Name> {
-    let of_pods = compiled.table.pods().iter().filter_map(|p| p.node.clone());
+    let of_pods = compiled.pods().filter_map(|p| p.node.clone());
     compiled.cluster.nodes.keys().cloned().chain(of_pods).collect()
 }
 
@@ -209,13 +206,12 @@ fn only_node(compiled: &Compiled) -> anyhow::Result<Name> {
 
 /// What was read, what is odd about it, and what was passed over.
 fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
-    let table = &compiled.table;
-    let namespaces: BTreeSet<&Name> = table.pods().iter().map(|p| &p.name.namespace).collect();
+    let namespaces: BTreeSet<&Name> = compiled.pods().map(|p| &p.name.namespace).collect();
     let mut out = format!(
         "{} in {}, {}",
-        count(table.pods().len(), "pod"),
+        count(compiled.pods().count(), "pod"),
         count(namespaces.len(), "namespace"),
-        count(table.policies().len(), "policy")
+        count(compiled.cluster.policies.len(), "policy")
     );
     if !loaded.derived.is_empty() {
         out.push_str(&format!(
@@ -231,7 +227,7 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
     for warning in &loaded.warnings {
         out.push_str(&Style::Warn.paint(&format!("warning: {warning}\n")));
     }
-    for diagnostic in table.diagnostics() {
+    for diagnostic in diagnose(&compiled.cluster, &compiled.table) {
         out.push_str(&Style::Warn.paint(&format!("{diagnostic}\n")));
     }
     out

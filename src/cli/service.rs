@@ -54,7 +54,7 @@ impl Backends {
             (End::Pod(pod, _), Some(selector)) => pod.name.namespace == name.namespace && selector.matches(&pod.labels),
             _ => false,
         };
-        let pods = compiled.table.pods().iter().flat_map(|pod| compiled.pod_ends(pod));
+        let pods = compiled.pods().flat_map(|pod| compiled.pod_ends(pod));
         let ends: Vec<End> = pods.filter(is_backend).collect();
         if ends.is_empty() {
             anyhow::bail!(
