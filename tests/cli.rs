@@ -286,3 +286,9 @@ fn the_version_is_told() {
         concat!("palisade ", env!("CARGO_PKG_VERSION"), "\n")
     );
 }
+
+#[test]
+fn the_shop_of_the_examples_is_as_its_tests_say() {
+    let text = stdout(&["test", "../../examples/shop.test.yaml"], 0);
+    assert!(text.ends_with("7 cases, 7 passed, 0 failed\n"), "{text}");
+}

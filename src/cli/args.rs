@@ -90,14 +90,12 @@ pub(crate) struct ExplainArgs {
 }
 
 const ENDPOINTS: &str = "\
-ENDPOINT is namespace/pod, namespace/kind/name (shop/deployment/api), an IP address (a pod's address means
-that pod, through that address) or a CIDR (all of its addresses, and the pods among them).
-PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol
-it is TCP.";
+ENDPOINT is namespace/pod, namespace/kind/name (shop/deployment/api), an IP address (a pod's address means that pod, \
+through that address) or a CIDR (all of its addresses, and the pods among them).
+PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol it is TCP.";
 
 const PORTS: &str = "\
-PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol
-it is TCP.";
+PORT is 8080/TCP, 8000-8080/UDP, http/TCP (a port by name, on the destination) or all; without a protocol it is TCP.";
 
 /// `palisade matrix`
 #[derive(Debug, Args)]

@@ -345,7 +345,11 @@ fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: 
             .push(address);
     }
     for (range, ports) in set.addresses {
-        by_ports.entry(ports).or_default().1.extend(range.cidrs());
+        // A pod's address that is a cell of its own says nothing here: `pods` speaks of it.
+        let is_pod =
+            |cidr: &IpNet| cidr.prefix_len() == cidr.max_prefix_len() && table.addresses().pod(cidr.addr()).is_some();
+        let cidrs = range.cidrs().into_iter().filter(|cidr| !is_pod(cidr));
+        by_ports.entry(ports).or_default().1.extend(cidrs);
     }
     let allow = by_ports.into_iter().map(|(ports, (pods, mut cidrs))| {
         let mut names = Vec::new();
@@ -372,5 +376,81 @@ fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: 
         isolated: group.is_some_and(|g| g.isolated),
         policies: group.iter().flat_map(|g| table.policy_names(g)).collect(),
         allow: allow.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_compiler::cluster::Endpoint;
+    use policy_compiler::ports::{PortRange, Protocol};
+    use policy_compiler::testing::{self, Tiers};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The ports that a direction of the JSON form allows with a peer, read as docs/cli.md says.
+    fn ports(side: &Value, peer: &Endpoint, selectable: bool, known: bool) -> PortSet {
+        let mut out = PortSet::none();
+        for allow in side["allow"].as_array().expect("a list") {
+            let texts = |value: &Value| -> Vec<String> {
+                let list = value.as_array().expect("a list").iter();
+                list.map(|v| v.as_str().expect("a string").to_owned()).collect()
+            };
+            let (pods, cidrs) = (texts(&allow["peers"]["pods"]), texts(&allow["peers"]["cidrs"]));
+            let by_name =
+                peer.pod().is_some_and(|p| pods.contains(&p.name.to_string())) || (selectable && pods == ["*"]);
+            let by_address = cidrs.iter().map(|c| c.parse::<IpNet>().expect("a CIDR")).any(|cidr| {
+                let single = cidr.prefix_len() == cidr.max_prefix_len();
+                peer.address().is_some_and(|a| cidr.contains(&a)) && (single || !known)
+            });
+            if by_name || by_address {
+                let ports = texts(&allow["ports"]);
+                out = ports.iter().fold(out, |set, text| set.union(&read(text)));
+            }
+        }
+        out
+    }
+
+    fn read(text: &str) -> PortSet {
+        let protocol = |text: &str| text.parse::<Protocol>().expect("a protocol");
+        match (text, text.split_once('/')) {
+            ("all", _) => PortSet::all(),
+            ("other", _) => PortSet::other(),
+            (name, None) => PortSet::of(protocol(name), PortRange::ALL),
+            (_, Some((range, name))) => {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let [first, last] = [first, last].map(|n| n.parse().expect("a number"));
+                PortSet::of(protocol(name), PortRange { first, last })
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        /// Read back by its documentation, the JSON form says of every pod and every peer what the table says.
+        #[test]
+        fn the_json_form_says_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
+            let compiled = Compiled::new(cluster);
+            let table = &compiled.table;
+            let all: Vec<PodIndex> = table.pods().map(|(at, _)| at).collect();
+            let json: Value = serde_json::from_str(&json(&compiled, &all).expect("JSON")).expect("JSON");
+            let peers = testing::endpoints(&compiled.cluster, table);
+            for (pod, found) in compiled.pods().zip(json["pods"].as_array().expect("a list")) {
+                prop_assert_eq!(&found["name"], &*pod.name.name);
+                for direction in Direction::BOTH {
+                    for peer in &peers {
+                        if peer.address().is_none() && peer.pod().is_none() {
+                            continue;
+                        }
+                        let known = peer.pod().is_some();
+                        let found = ports(&found[direction.to_string()], peer, known, known);
+                        let expected = table.side(direction, &Endpoint::Pod(pod.clone(), None), peer);
+                        prop_assert_eq!(found, expected, "{} {} {}", pod.name, direction, peer);
+                    }
+                }
+            }
+        }
     }
 }
