@@ -1,5 +1,7 @@
 //! The program as a user runs it: what it prints, and with which exit code it ends. The files stand in `tests/cli/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot run the program fails")]
+
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 

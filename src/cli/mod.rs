@@ -1,6 +1,7 @@
 //! The command line: arguments in; text on standard output, one message on standard error, and an exit code out.
 //! `args` holds every flag; each command has a file of its own that turns loaded manifests into text.
 
+mod allow_sets;
 mod args;
 mod compile;
 mod describe;
@@ -8,6 +9,7 @@ mod endpoint;
 mod ends;
 mod explain;
 mod matrix;
+mod outcomes;
 mod output;
 mod pairs;
 mod ports;
@@ -15,6 +17,7 @@ mod service;
 mod test;
 mod test_file;
 mod test_report;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -34,7 +37,7 @@ use explain::Question;
 use matrix::Matrix;
 use output::{Style, count, print};
 
-use crate::manifests::{self, Loaded};
+use crate::manifests::{self, Loaded, Problem};
 
 /// How a command ended, when it could do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ fn run_compile(args: &CompileArgs) -> anyhow::Result<Outcome> {
     let on_node = |at: &PodIndex| node.is_none() || compiled.table.pod(*at).node == node;
     let pods: Vec<PodIndex> = compiled.table.pods().map(|(at, _)| at).filter(on_node).collect();
     let text = match args.output {
-        CompileOutput::Json => compile::json(&compiled, &pods)?,
+        CompileOutput::Json => allow_sets::json(&compiled, &pods)?,
         CompileOutput::Text => {
             let mut text = compile::text(&compiled, &pods);
             text.push_str(&summary(&loaded, &compiled));
@@ -92,7 +95,7 @@ fn run_compile(args: &CompileArgs) -> anyhow::Result<Outcome> {
         CompileOutput::Nft => rules(&compiled, node)?,
     };
     if args.output != CompileOutput::Text {
-        warn(&loaded);
+        warn(&loaded.warnings);
     }
     print(&text)?;
     Ok(Outcome::Fine)
@@ -106,7 +109,7 @@ fn run_explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
         port: &args.port,
     };
     let explanation = explain::explain(&compiled, question)?;
-    warn(&loaded);
+    warn(&loaded.warnings);
     print(&match args.output {
         TextOrJson::Text => explanation.text(&compiled, &loaded),
         TextOrJson::Json => explanation.json(&compiled, &loaded)?,
@@ -117,7 +120,7 @@ fn run_explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
 fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
     let (loaded, compiled) = load(&args.manifests)?;
     let matrix = Matrix::new(&compiled, &args.port)?;
-    warn(&loaded);
+    warn(&loaded.warnings);
     print(&match args.output {
         MatrixOutput::Text => matrix.text(),
         MatrixOutput::Json => matrix.json()?,
@@ -128,7 +131,8 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
-    let results = test::run(&args.paths)?;
+    let (results, warnings) = test::run(&args.paths)?;
+    warn(&warnings);
     print(&match args.output {
         TestOutput::Text => test_report::text(&results),
         TestOutput::Json => test_report::json(&results)?,
@@ -234,9 +238,9 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
 }
 
 /// Warnings go to standard error, so that they never mix with an answer for programs.
-fn warn(loaded: &Loaded) {
+fn warn(warnings: &[Problem]) {
     let mut stderr = anstream::stderr();
-    for warning in &loaded.warnings {
+    for warning in warnings {
         // A lost warning changes no answer.
         let _ = writeln!(stderr, "{} {warning}", Style::Warn.paint("warning:"));
     }

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use super::endpoint::EndpointSpec;
 use super::ends::{Compiled, End};
-use super::explain::usual;
-use super::matrix::Verdict;
+use super::outcomes::usual;
 use super::pairs::{self, first_pair, itself};
 use super::service;
 use super::test_file::{Case, Expect, Pods, Selection, TestFile};
+use super::verdict::Verdict;
 use crate::manifests::{self, LoadErrors, Node, Problem, Value};
 
 /// The result of one case.
@@ -53,11 +53,11 @@ pub(crate) struct Counterexample {
     pub(crate) reason: String,
 }
 
-/// Runs all tests of files and folders, in their order.
+/// Runs all tests of files and folders, in their order. What is odd about their manifests comes beside the results.
 ///
 /// # Errors
 /// Everything that is wrong with any test file, with the manifests of any, or with any case.
-pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Vec<CaseResult>> {
+pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<(Vec<CaseResult>, Vec<Problem>)> {
     let (documents, mut problems) = manifests::read(paths);
     let mut tests = Vec::new();
     for test in documents.into_iter().filter_map(TestFile::read) {
@@ -74,12 +74,15 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Vec<CaseResult>> {
         );
     }
     let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
-    let mut results = Vec::new();
+    let (mut results, mut warnings) = (Vec::new(), Vec::new());
     for test in &tests {
         let loaded = clusters
             .entry(&test.resources)
             .or_insert_with(|| match manifests::load(&test.resources) {
-                Ok(loaded) => Some(Rc::new(Compiled::new(loaded.cluster))),
+                Ok(loaded) => {
+                    warnings.extend(loaded.warnings);
+                    Some(Rc::new(Compiled::new(loaded.cluster)))
+                }
                 Err(errors) => {
                     problems.extend(errors.errors().iter().cloned());
                     None
@@ -102,7 +105,7 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Vec<CaseResult>> {
     }
     match LoadErrors::new(problems) {
         Some(errors) => Err(errors.into()),
-        None => Ok(results),
+        None => Ok((results, warnings)),
     }
 }
 
@@ -143,7 +146,10 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
             Err(vec![test.problem(at, test.side(at, "from"), message)])
         }
         Proof::Holds => Ok(None),
-        Proof::Fails(from, to, ports) => Ok(counterexample(compiled, &from, &to, &ports)),
+        Proof::Fails(pair) => {
+            let (from, to, ports) = *pair;
+            Ok(counterexample(compiled, &from, &to, &ports))
+        }
     }
 }
 
@@ -154,7 +160,7 @@ enum Proof {
     /// Every pair is as expected.
     Holds,
     /// This pair is not, on these ports.
-    Fails(End, End, PortSet),
+    Fails(Box<(End, End, PortSet)>),
 }
 
 fn prove(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&Endpoint) -> PortSet, case: &Case) -> Proof {
@@ -195,7 +201,7 @@ fn prove(compiled: &Compiled, from: &[End], to: &[End], asked: impl Fn(&Endpoint
     match (tested, worst) {
         (false, _) => Proof::NoPair,
         (true, None) => Proof::Holds,
-        (true, Some((from, to, ports))) => Proof::Fails(from, to, ports),
+        (true, Some(pair)) => Proof::Fails(Box::new(pair)),
     }
 }
 
