@@ -49,6 +49,12 @@ fn compile_lists_allow_sets_as_json() {
 }
 
 #[test]
+fn compile_prints_the_rules_of_a_node() {
+    let rules = stdout(&["compile", "shop", "--node", "worker-2", "-o", "nft"], 0);
+    insta::assert_snapshot!(rules);
+}
+
+#[test]
 fn explain_names_rules_and_nearest_misses() {
     let explain = |from, to, port| stdout(&["explain", "shop", "--from", from, "--to", to, "--port", port], 0);
     insta::assert_snapshot!("explain_workload", explain("shop/deployment/api", "shop/sts/db", "all"));

@@ -24,6 +24,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use policy_compiler::compile::Subjects;
 use policy_compiler::diagnostics::diagnose;
 use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
@@ -38,6 +39,7 @@ use matrix::Matrix;
 use output::{Style, count, print};
 
 use crate::manifests::{self, Loaded, Problem};
+use crate::nft;
 
 /// How a command ended, when it could do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,11 +164,12 @@ fn run_demo(_args: &DemoArgs) -> anyhow::Result<Outcome> {
 
 /// The rules of one node as nft text.
 fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
-    let _node = match node {
+    let node = match node {
         Some(node) => node,
         None => only_node(compiled)?,
     };
-    anyhow::bail!("rendering is not part of this build")
+    let table = policy_compiler::compile::compile(&compiled.cluster, &Subjects::Node(node));
+    Ok(nft::render(&table, nft::Mode::Enforce, None).to_string())
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {
