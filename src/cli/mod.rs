@@ -31,7 +31,7 @@ use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
-    TestArgs, TestOutput, TextOrJson,
+    Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -39,7 +39,7 @@ use matrix::Matrix;
 use output::{Style, count, print};
 
 use crate::manifests::{self, Loaded, Problem};
-use crate::nft;
+use crate::{agent, demo, nft, sandbox};
 
 /// How a command ended, when it could do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,22 +144,46 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })
 }
 
-/// The agent's entry: from a folder of manifests only, until the API server's watches are there.
+/// From a folder of manifests only, until the API server's watches are there.
 fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
-    if args.manifests.is_none() {
+    let Some(manifests) = args.manifests.clone() else {
         anyhow::bail!("the agent does not watch an API server in this release: give it a folder with --manifests DIR");
-    }
-    anyhow::bail!("the agent is not part of this build")
+    };
+    agent::run(agent::Options {
+        manifests,
+        node: args.node_name.as_str().into(),
+        http_addr: args.http_addr,
+        mode: match args.mode {
+            Mode::Enforce => nft::Mode::Enforce,
+            Mode::Audit => nft::Mode::Audit,
+        },
+    })?;
+    Ok(Outcome::Fine)
 }
 
-/// The entry of `cleanup`.
 fn run_cleanup() -> anyhow::Result<Outcome> {
-    anyhow::bail!("the agent is not part of this build")
+    print(match agent::cleanup()? {
+        true => "removed the table inet palisade\n",
+        false => "there is no table inet palisade: nothing to remove\n",
+    })?;
+    Ok(Outcome::Fine)
 }
 
-/// The entry of `demo`.
-fn run_demo(_args: &DemoArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("the sandbox is not part of this build")
+fn run_demo(args: &DemoArgs) -> anyhow::Result<Outcome> {
+    // While this process has a single thread.
+    sandbox::become_root_in_user_namespace()?;
+    let summary = demo::run(&demo::Options {
+        manifests: args.manifests.clone(),
+        output: match args.output {
+            TextOrJson::Text => demo::Output::Text,
+            TextOrJson::Json => demo::Output::Json,
+        },
+    })?;
+    Ok(if summary.is_fine() {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
 }
 
 /// The rules of one node as nft text.
