@@ -104,8 +104,11 @@ pub(crate) struct MatrixArgs {
     #[command(flatten)]
     pub(crate) manifests: Manifests,
     /// The destination's port
-    #[arg(long, value_name = "PORT")]
-    pub(crate) port: PortSpec,
+    #[arg(long, value_name = "PORT", required_unless_present = "all_ports")]
+    pub(crate) port: Option<PortSpec>,
+    /// Show which ports pass, of all there are
+    #[arg(long, conflicts_with = "port")]
+    pub(crate) all_ports: bool,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = MatrixOutput::Text)]
     pub(crate) output: MatrixOutput,

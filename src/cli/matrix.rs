@@ -1,4 +1,4 @@
-//! `palisade matrix`: who reaches whom on one port, by workload, split where replicas differ. Works on groups and classes,
+//! `palisade matrix`: who reaches whom on one port, or on which ports, by workload, split where replicas differ. Works on groups and classes,
 //! never on pods times pods.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use super::ends::{Compiled, End, Region};
 use super::output::{self, API_VERSION, Style, columns, count};
 use super::pairs::Signature;
 use super::ports::PortSpec;
-use super::verdict::Verdict;
+use super::verdict::{Answer, Verdict};
 
 /// A table wider than this is shown with numbers as headings.
 const WIDTH: usize = 110;
@@ -33,7 +33,7 @@ pub(crate) struct Matrix {
     /// The destinations.
     columns: Vec<Party>,
     /// By source, then by destination; none for a pod and itself, and where no pod is on either side.
-    grid: Vec<Vec<Option<Verdict>>>,
+    grid: Vec<Vec<Option<Answer>>>,
     /// Host-network pods; they are their node, and stand in no row.
     host_network: usize,
 }
@@ -54,8 +54,8 @@ struct Party {
 type Kind = Vec<(Signature, PortSet)>;
 
 impl Matrix {
-    /// The matrix of a port; an error says that no pod has a port of that name.
-    pub(crate) fn new(compiled: &Compiled, port: &PortSpec) -> anyhow::Result<Self> {
+    /// The matrix of a port; `by_port` tells which of the ports asked for pass. An error says that no pod has a port of that name.
+    pub(crate) fn new(compiled: &Compiled, port: &PortSpec, by_port: bool) -> anyhow::Result<Self> {
         let mut kinds: BTreeMap<Kind, usize> = BTreeMap::new();
         let mut kind_of = |ends: &[End]| {
             let mut kind: Kind = ends
@@ -83,16 +83,16 @@ impl Matrix {
         let mut by_id: Vec<(usize, Kind)> = kinds.into_iter().map(|(kind, id)| (id, kind)).collect();
         by_id.sort_unstable_by_key(|(id, _)| *id);
         let kinds: Vec<Kind> = by_id.into_iter().map(|(_, kind)| kind).collect();
-        let verdicts: Vec<Vec<Option<Verdict>>> = kinds
+        let answers: Vec<Vec<Option<Answer>>> = kinds
             .iter()
-            .map(|from| kinds.iter().map(|to| verdict(compiled, from, to)).collect())
+            .map(|from| kinds.iter().map(|to| answer(compiled, from, to, by_port)).collect())
             .collect();
 
         let describer = Describer::new(compiled);
         let mut parties = Vec::new();
         for by_kind in members.into_values() {
             parties.extend(
-                merge(by_kind, &verdicts)
+                merge(by_kind, &answers)
                     .into_iter()
                     .map(|(kinds, ends)| party(&describer, kinds, &ends)),
             );
@@ -109,7 +109,8 @@ impl Matrix {
                 return None;
             }
             let pairs = from.kinds.iter().flat_map(|f| to.kinds.iter().map(move |t| (*f, *t)));
-            pairs.filter_map(|(f, t)| verdicts[f][t]).reduce(Verdict::and)
+            let answers = pairs.filter_map(|(f, t)| answers[f][t].as_ref());
+            answers.cloned().reduce(|a, b| a.and(&b))
         };
         let grid = parties
             .iter()
@@ -125,10 +126,10 @@ impl Matrix {
         })
     }
 
-    fn cells(&self) -> impl Iterator<Item = (&Party, &Party, Verdict)> {
+    fn cells(&self) -> impl Iterator<Item = (&Party, &Party, &Answer)> {
         self.rows.iter().zip(&self.grid).flat_map(|(from, row)| {
             let cells = self.columns.iter().zip(row);
-            cells.filter_map(move |(to, verdict)| Some((from, to, (*verdict)?)))
+            cells.filter_map(move |(to, answer)| Some((from, to, answer.as_ref()?)))
         })
     }
 
@@ -163,7 +164,10 @@ impl Matrix {
         } else {
             out.push_str(&self.list());
         }
-        if self.cells().any(|(.., verdict)| verdict == Verdict::Partial) {
+        if self
+            .cells()
+            .any(|(.., a)| a.verdict == Verdict::Partial && a.ports.is_none())
+        {
             out.push_str("\npartial: some ports pass, or some pairs; `palisade explain` tells which.\n");
         }
         if self.host_network > 0 {
@@ -183,7 +187,7 @@ impl Matrix {
         for (at, (party, row)) in self.rows.iter().zip(&self.grid).enumerate() {
             let name = (row_name(party, at), Style::Bold);
             let cells = row.iter().map(|cell| match cell {
-                Some(verdict) => verdict.mark(),
+                Some(answer) => answer.mark(),
                 None => ("·".to_owned(), Style::Dim),
             });
             rows.push([name].into_iter().chain(cells).collect());
@@ -195,18 +199,16 @@ impl Matrix {
         let mut out = String::new();
         for (at, to) in self.columns.iter().enumerate() {
             let _ = writeln!(out, "{}", Style::Bold.paint(&to.name));
-            for verdict in [Verdict::Allow, Verdict::Partial, Verdict::Deny] {
-                let from: Vec<String> = self
-                    .rows
-                    .iter()
-                    .zip(&self.grid)
-                    .filter(|(_, row)| row[at] == Some(verdict))
-                    .map(|(party, _)| party.name.clone())
-                    .collect();
-                if !from.is_empty() {
-                    let (mark, style) = verdict.mark();
-                    let _ = writeln!(out, "  {} {}", style.paint(&mark), join(&from));
+            let mut by_mark: BTreeMap<(Verdict, String), (Style, Vec<String>)> = BTreeMap::new();
+            for (party, row) in self.rows.iter().zip(&self.grid) {
+                if let Some(answer) = &row[at] {
+                    let (mark, style) = answer.mark();
+                    let (_, from) = by_mark.entry((answer.verdict, mark)).or_insert((style, Vec::new()));
+                    from.push(party.name.clone());
                 }
+            }
+            for ((_, mark), (style, from)) in by_mark {
+                let _ = writeln!(out, "  {} {}", style.paint(&mark), join(&from));
             }
         }
         out
@@ -215,10 +217,15 @@ impl Matrix {
     /// For programs.
     pub(crate) fn json(&self) -> anyhow::Result<String> {
         #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
         struct Cell<'a> {
             from: &'a str,
             to: &'a str,
             verdict: Verdict,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ports: Option<&'a PortSet>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ports_of_some_pairs: Option<&'a PortSet>,
         }
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -230,22 +237,20 @@ impl Matrix {
             columns: &'a [Party],
             cells: Vec<Cell<'a>>,
         }
-        let cell = |(from, to, verdict): (&'_ Party, &'_ Party, Verdict)| (from.name.clone(), to.name.clone(), verdict);
-        let cells: Vec<(String, String, Verdict)> = self.cells().map(cell).collect();
+        let cells = self.cells().map(|(from, to, answer)| Cell {
+            from: &from.name,
+            to: &to.name,
+            verdict: answer.verdict,
+            ports: answer.ports.as_ref().map(|p| &p.every),
+            ports_of_some_pairs: answer.ports.as_ref().filter(|p| p.every != p.some).map(|p| &p.some),
+        });
         output::json(&Json {
             api_version: API_VERSION,
             kind: "Matrix",
             port: &self.port,
             rows: &self.rows,
             columns: &self.columns,
-            cells: cells
-                .iter()
-                .map(|(from, to, verdict)| Cell {
-                    from,
-                    to,
-                    verdict: *verdict,
-                })
-                .collect(),
+            cells: cells.collect(),
         })
     }
 
@@ -256,15 +261,13 @@ impl Matrix {
             false => text.to_owned(),
         };
         let mut out = String::from("from,to,port,verdict\n");
-        for (from, to, verdict) in self.cells() {
-            let (word, _) = verdict.word();
-            let _ = writeln!(
-                out,
-                "{},{},{},{word}",
-                field(&from.name),
-                field(&to.name),
-                field(&self.port)
-            );
+        for (from, to, answer) in self.cells() {
+            let (word, _) = answer.verdict.word();
+            let port = match &answer.ports {
+                Some(passing) => passing.every.to_string(),
+                None => self.port.clone(),
+            };
+            let _ = writeln!(out, "{},{},{},{word}", field(&from.name), field(&to.name), field(&port));
         }
         out
     }
@@ -281,7 +284,7 @@ impl Matrix {
         for (party, row) in self.rows.iter().zip(&self.grid) {
             let cells: Vec<String> = row
                 .iter()
-                .map(|cell| cell.map_or("·".to_owned(), |v| v.mark().0))
+                .map(|cell| cell.as_ref().map_or("·".to_owned(), |a| a.mark().0))
                 .collect();
             let _ = writeln!(out, "| {} | {} |", party.name, cells.join(" | "));
         }
@@ -308,28 +311,31 @@ fn outside(compiled: &Compiled) -> Vec<End> {
     regions.into_iter().map(End::Region).collect()
 }
 
-/// The verdict on all pairs of two kinds that have an address family in common; none when there is nothing to ask.
-fn verdict(compiled: &Compiled, from: &Kind, to: &Kind) -> Option<Verdict> {
-    let mut verdict: Option<Verdict> = None;
+/// The answer about all pairs of two kinds that have an address family in common; none when there is nothing to ask.
+fn answer(compiled: &Compiled, from: &Kind, to: &Kind, by_port: bool) -> Option<Answer> {
+    let mut answer: Option<Answer> = None;
     for (source, _) in from {
         for (destination, asked) in to {
             if asked.is_empty() || !source.common_family(destination) {
                 continue;
             }
-            let one = Verdict::of(asked, &source.allowed(destination, compiled));
-            verdict = Some(verdict.map_or(one, |v| v.and(one)));
+            let one = Answer::of(asked, &source.allowed(destination, compiled), by_port);
+            answer = Some(match answer {
+                Some(known) => known.and(&one),
+                None => one,
+            });
         }
     }
-    verdict
+    answer
 }
 
-/// Puts kinds together whose verdicts agree, as sources and as destinations.
-fn merge(by_kind: BTreeMap<usize, Vec<End>>, verdicts: &[Vec<Option<Verdict>>]) -> Vec<(Vec<usize>, Vec<End>)> {
+/// Puts kinds together whose answers agree, as sources and as destinations.
+fn merge(by_kind: BTreeMap<usize, Vec<End>>, answers: &[Vec<Option<Answer>>]) -> Vec<(Vec<usize>, Vec<End>)> {
     let mut merged: Vec<(Vec<usize>, Vec<End>)> = Vec::new();
     // Where one of the two has nothing to ask, as between address families, they do not disagree.
-    let agree = |a: Option<Verdict>, b: Option<Verdict>| a.is_none() || b.is_none() || a == b;
+    let agree = |a: &Option<Answer>, b: &Option<Answer>| a.is_none() || b.is_none() || a == b;
     let alike = |a: usize, b: usize| {
-        (0..verdicts.len()).all(|x| agree(verdicts[a][x], verdicts[b][x]) && agree(verdicts[x][a], verdicts[x][b]))
+        (0..answers.len()).all(|x| agree(&answers[a][x], &answers[b][x]) && agree(&answers[x][a], &answers[x][b]))
     };
     for (kind, ends) in by_kind {
         match merged
@@ -395,10 +401,10 @@ mod tests {
         #[test]
         fn cells_are_the_tables_answers(cluster in testing::cluster(Tiers::All), port in prop::sample::select(vec![
             "all", "80/TCP", "53-80/UDP", "http/TCP",
-        ])) {
+        ]), by_port in any::<bool>()) {
             let compiled = Compiled::new(cluster);
             let port: PortSpec = port.parse().expect("a port");
-            let Ok(matrix) = Matrix::new(&compiled, &port) else { return Ok(()) };
+            let Ok(matrix) = Matrix::new(&compiled, &port, by_port) else { return Ok(()) };
             let mut pods: Vec<String> = matrix.rows.iter().flat_map(|p| p.pods.clone()).collect();
             pods.sort();
             let mut expected: Vec<String> = compiled.selectable_pods().map(|p| p.name.to_string()).collect();
@@ -406,7 +412,7 @@ mod tests {
             prop_assert_eq!(pods, expected);
             for (from, row) in matrix.rows.iter().zip(&matrix.grid) {
                 for (to, cell) in matrix.columns.iter().zip(row) {
-                    let mut verdict: Option<Verdict> = None;
+                    let mut answer: Option<Answer> = None;
                     for source in ends(&compiled, from) {
                         for destination in ends(&compiled, to) {
                             let no_pod = source.pod().is_none() && destination.pod().is_none();
@@ -414,12 +420,12 @@ mod tests {
                             let asked = port.on(&end);
                             let counts = source_end.same_family(&end) && !asked.is_empty() && !no_pod;
                             if counts && !crate::cli::pairs::itself(&source, &destination) {
-                                let one = Verdict::of(&asked, &compiled.table.allowed(&source_end, &end));
-                                verdict = Some(verdict.map_or(one, |v| v.and(one)));
+                                let one = Answer::of(&asked, &compiled.table.allowed(&source_end, &end), by_port);
+                                answer = Some(answer.map_or(one.clone(), |a| a.and(&one)));
                             }
                         }
                     }
-                    prop_assert_eq!(*cell, verdict, "{} -> {}", &from.name, &to.name);
+                    prop_assert_eq!(cell, &answer, "{} -> {}", &from.name, &to.name);
                 }
             }
         }

@@ -37,6 +37,7 @@ use ends::Compiled;
 use explain::Question;
 use matrix::Matrix;
 use output::{Style, count, print};
+use ports::PortSpec;
 
 use crate::manifests::{self, Loaded, Problem};
 use crate::{agent, demo, nft, sandbox};
@@ -121,7 +122,8 @@ fn run_explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
 
 fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
     let (loaded, compiled) = load(&args.manifests)?;
-    let matrix = Matrix::new(&compiled, &args.port)?;
+    let port = args.port.as_ref().unwrap_or(&PortSpec::All);
+    let matrix = Matrix::new(&compiled, port, args.all_ports)?;
     warn(&loaded.warnings);
     print(&match args.output {
         MatrixOutput::Text => matrix.text(),

@@ -59,3 +59,61 @@ impl Verdict {
         (mark.to_owned(), style)
     }
 }
+
+/// The answer about many pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// In one word.
+    pub(crate) verdict: Verdict,
+    /// Port by port, where that is asked for.
+    pub(crate) ports: Option<Passing>,
+}
+
+/// The ports that pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Passing {
+    /// Between all pairs.
+    pub(crate) every: PortSet,
+    /// Between at least one pair.
+    pub(crate) some: PortSet,
+}
+
+impl Answer {
+    /// The answer about one pair.
+    pub(crate) fn of(asked: &PortSet, allowed: &PortSet, by_port: bool) -> Self {
+        let passing = || {
+            let every = asked.intersection(allowed);
+            let some = every.clone();
+            Passing { every, some }
+        };
+        Answer {
+            verdict: Verdict::of(asked, allowed),
+            ports: by_port.then(passing),
+        }
+    }
+
+    /// The answer about both of two.
+    pub(crate) fn and(self, other: &Answer) -> Self {
+        let both = |a: Passing, b: &Passing| Passing {
+            every: a.every.intersection(&b.every),
+            some: a.some.union(&b.some),
+        };
+        Answer {
+            verdict: self.verdict.and(other.verdict),
+            ports: self.ports.zip(other.ports.as_ref()).map(|(a, b)| both(a, b)),
+        }
+    }
+
+    /// Its text in a table, and its style: a sign, or the ports.
+    pub(crate) fn mark(&self) -> (String, Style) {
+        match &self.ports {
+            Some(Passing { every, some }) if every == some && self.verdict == Verdict::Partial => {
+                (every.to_string(), Style::Warn)
+            }
+            Some(Passing { every, some }) if self.verdict == Verdict::Partial => {
+                (format!("{every} (some pairs: {some})"), Style::Warn)
+            }
+            _ => self.verdict.mark(),
+        }
+    }
+}
