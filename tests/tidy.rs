@@ -22,7 +22,15 @@ const LICENCES: [&str; 10] = [
 ];
 
 /// What the pure crate may depend on; nothing here reads a file, a clock or a socket.
-const COMPILER_DEPENDENCIES: [&str; 6] = ["ipnet", "k8s-openapi", "proptest", "rustc-hash", "serde", "slab"];
+const COMPILER_DEPENDENCIES: [&str; 7] = [
+    "ipnet",
+    "k8s-openapi",
+    "proptest",
+    "rand_pcg",
+    "rustc-hash",
+    "serde",
+    "slab",
+];
 
 fn metadata() -> Metadata {
     MetadataCommand::new().exec().unwrap()

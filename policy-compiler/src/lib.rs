@@ -9,6 +9,8 @@ pub mod compile;
 pub mod convert;
 pub mod diagnostics;
 pub mod evaluate;
+#[cfg(feature = "generate")]
+pub mod generate;
 mod half;
 pub mod labels;
 mod matching;
