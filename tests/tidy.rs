@@ -168,11 +168,17 @@ fn every_dependency_is_used_and_says_why() {
             reasoned = line.starts_with('#') || (reasoned && is_dependency && !elsewhere);
         }
     }
-    let code: String = ["src", "tests", "policy-compiler/src", "policy-compiler/tests"]
-        .iter()
-        .flat_map(|folder| sources(&root().join(folder)))
-        .map(|(_, text)| text)
-        .collect();
+    let code: String = [
+        "src",
+        "tests",
+        "policy-compiler/src",
+        "policy-compiler/tests",
+        "policy-compiler/benches",
+    ]
+    .iter()
+    .flat_map(|folder| sources(&root().join(folder)))
+    .map(|(_, text)| text)
+    .collect();
     for package in metadata().workspace_packages() {
         for dependency in &package.dependencies {
             let name = dependency.name.replace('-', "_");

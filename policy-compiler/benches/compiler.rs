@@ -14,24 +14,22 @@ use std::process::Command;
 
 use measure::{Memory, Row, Unit};
 use policy_compiler::cluster::Cluster;
-use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::generate::{self, Spec};
 use policy_compiler::policy::Direction;
 use policy_compiler::table::Table;
 
 /// Clusters of 100,000 pods, 25,000 namespaces and 75,000 policies.
-const LARGE: [(&str, fn() -> Spec); 2] = [
-    ("antrea", Spec::antrea),
-    ("realistic", || Spec {
-        nodes: 1_000,
-        namespaces: 25_000,
-        policies: 75_000,
-        ..Spec::realistic(100_000)
-    }),
-];
+const LARGE: [&str; 2] = ["antrea", "realistic"];
 
 /// The node whose first compile is timed.
 const NODE: &str = "node-000042";
+
+/// How many events are timed, and how many go before them.
+const EVENTS: usize = 5_000;
+
+/// Some rows of the report.
+type Section = (&'static str, fn() -> Vec<Row>);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -46,11 +44,12 @@ fn main() {
         return once(name);
     }
     let only = option("--only").unwrap_or("");
-    let sections: [(&str, fn() -> Vec<Row>); 6] = [
+    let sections: [Section; 7] = [
         ("whole", whole),
         ("memory", memory),
         ("reach", reachability),
         ("node", node),
+        ("event", event),
         ("rival", rival),
         ("growth", growth),
     ];
@@ -88,8 +87,8 @@ fn shape(table: &Table) -> String {
         let half = table.half(direction);
         format!(
             "{} x {}",
-            thousands(half.groups().len()),
-            thousands(half.classes().len())
+            thousands(half.groups().count()),
+            thousands(half.classes().count())
         )
     };
     let [ingress, egress] = Direction::BOTH.map(of);
@@ -98,13 +97,12 @@ fn shape(table: &Table) -> String {
 
 /// A whole cluster, by time.
 fn whole() -> Vec<Row> {
-    let large_namespaces: (&str, fn() -> Spec) = ("antrea-large-namespaces", Spec::antrea_large_namespaces);
-    let specs = LARGE.into_iter().chain([large_namespaces]);
-    specs
-        .map(|(name, spec)| {
-            let cluster = generate::cluster(&spec());
+    let names = LARGE.into_iter().chain(["antrea-large-namespaces"]);
+    names
+        .map(|name| {
+            let cluster = generate::cluster(&spec(name));
             let what = format!("whole cluster, {name}: {}", size(&cluster));
-            let budget = (name != large_namespaces.0).then_some(1.0);
+            let budget = LARGE.contains(&name).then_some(1.0);
             let mut row = Row::seconds(
                 "whole",
                 what,
@@ -122,7 +120,7 @@ fn memory() -> Vec<Row> {
     let this = std::env::current_exe().expect("the path of this program");
     LARGE
         .iter()
-        .map(|(name, _)| {
+        .map(|name| {
             let output = Command::new(&this)
                 .args(["--memory", name])
                 .output()
@@ -146,7 +144,7 @@ fn memory() -> Vec<Row> {
 }
 
 fn memory_of_this_process(name: &str) {
-    let cluster = named_cluster(name);
+    let cluster = generate::cluster(&spec(name));
     Memory::forget_peak();
     let before = Memory::read().now;
     let table = compile(&cluster, &Subjects::All);
@@ -190,6 +188,38 @@ fn node() -> Vec<Row> {
     let mut row = Row::seconds("node", what, &measure::time(|| compile(&cluster, &subjects)), Some(0.1));
     row.note = format!("{}; {}", row.note, shape(&compile(&cluster, &subjects)));
     vec![row]
+}
+
+/// One pod event after another, in the compiler of a node's agent and in that of a whole cluster; then the same on smaller
+/// and larger clusters.
+fn event() -> Vec<Row> {
+    let measure = |what: &str, pods: usize, subjects: Subjects, budget: Option<f64>| {
+        let spec = Spec::realistic(pods);
+        let cluster = generate::cluster(&spec);
+        let mut compiler = Compiler::new(&cluster, subjects);
+        let mut events = generate::events(&spec);
+        // The first ones meet a cluster in which nothing has been renamed or relabelled yet.
+        events
+            .by_ref()
+            .take(EVENTS)
+            .for_each(|event| drop(compiler.apply(event)));
+        let times = measure::each(events.take(EVENTS), |event| compiler.apply(event));
+        let what = format!("one pod event, {what}: {}", size(&cluster));
+        let mut row = Row::seconds("event", what, &times, budget);
+        row.note = format!(
+            "{}; 99 of 100 within {:.1} µs",
+            row.note,
+            times.percentile(99).as_secs_f64() * 1e6
+        );
+        row
+    };
+    let node = || Subjects::Node(NODE.into());
+    vec![
+        measure("a node's compiler", 50_000, node(), Some(100e-6)),
+        measure("a whole cluster's compiler", 50_000, Subjects::All, None),
+        measure("a node's compiler", 5_000, node(), None),
+        measure("a whole cluster's compiler", 5_000, Subjects::All, None),
+    ]
 }
 
 /// The naive compiler, in turn with this one.
@@ -274,7 +304,7 @@ fn growth() -> Vec<Row> {
 
 /// One compile and nothing else after the cluster is made.
 fn once(name: &str) {
-    let cluster = named_cluster(name);
+    let cluster = generate::cluster(&spec(name));
     let subjects = match name {
         "node" => Subjects::Node(NODE.into()),
         _ => Subjects::All,
@@ -283,12 +313,18 @@ fn once(name: &str) {
     println!("{name}: {}", shape(&table));
 }
 
-fn named_cluster(name: &str) -> Cluster {
-    let large = LARGE.iter().find(|(n, _)| *n == name).map(|(_, spec)| spec());
-    let spec = large.unwrap_or_else(|| match (name, name.parse()) {
+fn spec(name: &str) -> Spec {
+    match (name, name.parse()) {
+        ("antrea", _) => Spec::antrea(),
+        ("antrea-large-namespaces", _) => Spec::antrea_large_namespaces(),
+        ("realistic", _) => Spec {
+            nodes: 1_000,
+            namespaces: 25_000,
+            policies: 75_000,
+            ..Spec::realistic(100_000)
+        },
         ("node", _) => Spec::realistic(50_000),
         (_, Ok(pods)) => Spec::realistic(pods),
-        _ => panic!("no cluster is called {name}; there are antrea, realistic, node, and a number of pods"),
-    });
-    generate::cluster(&spec)
+        _ => panic!("no cluster is called {name}: there are antrea, realistic, node, and any number of pods"),
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::PortSet;
-use policy_compiler::table::{ClassId, GroupId, Half, Kind, PodIndex, Table};
+use policy_compiler::table::{ClassId, GroupId, Half, Kind, Table};
 
 /// Where a pod stands in both halves: its rows as a subject, its columns as a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,9 +43,8 @@ pub(crate) fn count(table: &Table) -> u64 {
 pub(crate) fn count_pair_by_pair(table: &Table) -> u64 {
     let ends: Vec<_> = table
         .pods()
-        .iter()
-        .filter(|p| !p.host_network)
-        .map(|p| table.addresses().endpoints(p).swap_remove(0))
+        .filter(|(_, p)| !p.host_network)
+        .map(|(_, p)| table.addresses().endpoints(p).swap_remove(0))
         .collect();
     let reachable = |from| ends.iter().filter(|to| !table.allowed(from, to).is_empty()).count() as u64;
     ends.iter().map(reachable).sum()
@@ -57,7 +56,7 @@ fn same_family(kinds: [Kind; 2]) -> bool {
 
 fn places(table: &Table) -> Vec<(Place, u64)> {
     let mut places: HashMap<Place, u64> = HashMap::new();
-    for (index, pod) in (0..).map(PodIndex).zip(table.pods()) {
+    for (index, pod) in table.pods() {
         if pod.host_network {
             continue;
         }
@@ -109,18 +108,17 @@ struct Cells {
 
 impl Cells {
     fn new<'a>(half: &'a Half, sets: &mut Sets<'a>) -> Self {
-        let classes = half.classes().len();
-        let mut cells = vec![0; (half.groups().len() + 1) * classes];
-        for (row, group) in cells
-            .chunks_exact_mut(classes)
-            .zip((0..half.groups().len() as u32).map(GroupId))
-        {
+        // Numbers may have gaps; the last row is that of pods that nothing judges.
+        let classes = half.classes().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
+        let groups = half.groups().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
+        let mut cells = vec![0; (groups + 1) * classes];
+        for (group, _) in half.groups() {
             let defaults = Kind::ALL.map(|kind| sets.id(half.default_ports(group, kind)));
-            for (cell, class) in row.iter_mut().zip(half.classes()) {
-                *cell = defaults[class.kind as usize];
+            for (class, is) in half.classes() {
+                cells[group.0 as usize * classes + class.0 as usize] = defaults[is.kind as usize];
             }
         }
-        for class in (0..classes as u32).map(ClassId) {
+        for (class, _) in half.classes() {
             for (group, ports) in half.column(class) {
                 cells[group.0 as usize * classes + class.0 as usize] = sets.id(ports);
             }

@@ -9,7 +9,7 @@ mod uniform;
 mod world;
 
 use crate::cluster::Cluster;
-pub use events::{Events, PodEvent};
+pub use events::Events;
 
 /// What a generated cluster looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +93,12 @@ pub fn cluster(spec: &Spec) -> Cluster {
 /// another name and address), labels that change, workloads that grow and shrink. Nothing happens in a cluster without pods.
 ///
 /// ```
+/// use policy_compiler::compile::{Compiler, Subjects};
 /// use policy_compiler::generate::{Spec, cluster, events};
 /// let spec = Spec::realistic(100);
-/// let mut cluster = cluster(&spec);
+/// let mut compiler = Compiler::new(&cluster(&spec), Subjects::All);
 /// for event in events(&spec).take(10) {
-///     event.apply(&mut cluster);
+///     compiler.apply(event);
 /// }
 /// ```
 pub fn events(spec: &Spec) -> Events {
@@ -109,8 +110,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cluster::AddressBook;
+    use crate::addresses::AddressBook;
     use crate::compile::{Subjects, compile};
+    use crate::diagnostics::diagnose;
     use crate::policy::{Direction, Peers, Policy};
 
     fn policy(policy: &Policy) -> String {
@@ -257,9 +259,10 @@ mod tests {
         let table = compile(&cluster, &Subjects::All);
         let mut codes: BTreeSet<&str> = BTreeSet::new();
         let mut idle: BTreeSet<&str> = BTreeSet::new();
-        for finding in table.diagnostics() {
+        let findings = diagnose(&cluster, &table);
+        for finding in &findings {
             codes.insert(finding.code);
-            idle.insert(&finding.object);
+            idle.insert(finding.object.as_str());
         }
         assert_eq!(codes, ["named-port-without-match", "selects-no-pod"].into());
         assert!(

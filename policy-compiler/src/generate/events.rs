@@ -5,41 +5,21 @@ use std::sync::Arc;
 
 use super::roles::Kind;
 use super::world::World;
-use crate::cluster::{Cluster, Pod, PodName};
-
-/// Something that happened to a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodEvent {
-    /// The pod is new, or is now like this.
-    Applied(Pod),
-    /// The pod is gone.
-    Deleted(PodName),
-}
-
-impl PodEvent {
-    /// Makes a cluster what it is after the event.
-    pub fn apply(&self, cluster: &mut Cluster) {
-        match self {
-            PodEvent::Applied(pod) => cluster.add_pod(pod.clone()),
-            PodEvent::Deleted(name) => {
-                cluster.pods.remove(name);
-            }
-        }
-    }
-}
+use crate::cluster::{Cluster, Pod};
+use crate::compile::Event;
 
 /// The events of a generated cluster, without end.
 pub struct Events {
     world: World,
     /// How many pods each workload began with: it stays near that.
     sizes: Vec<usize>,
-    pending: VecDeque<PodEvent>,
+    pending: VecDeque<Event>,
 }
 
 impl Iterator for Events {
-    type Item = PodEvent;
+    type Item = Event;
 
-    fn next(&mut self) -> Option<PodEvent> {
+    fn next(&mut self) -> Option<Event> {
         while self.pending.is_empty() {
             if self.world.controllers.is_empty() {
                 return None;
@@ -47,12 +27,9 @@ impl Iterator for Events {
             self.happen();
         }
         let event = self.pending.pop_front()?;
-        if let PodEvent::Deleted(name) = &event
-            && let Some(pod) = self.world.cluster.pods.get(name).cloned()
-        {
-            self.world.release(&pod);
+        if let Some(gone) = apply(&event, &mut self.world.cluster) {
+            self.world.release(&gone);
         }
-        event.apply(&mut self.world.cluster);
         Some(event)
     }
 }
@@ -88,7 +65,7 @@ impl Events {
         controller.revision = revision;
         for old in std::mem::take(&mut controller.pods) {
             self.start(index, None);
-            self.pending.push_back(PodEvent::Deleted(old));
+            self.pending.push_back(Event::PodGone(old));
         }
     }
 
@@ -100,13 +77,13 @@ impl Events {
         let node = self.world.cluster.pods.get(&old).and_then(|p| p.node.clone());
         let daemon = self.world.controllers[index].kind == Kind::DaemonSet;
         let node = node.filter(|_| daemon).and_then(|n| self.world.node_index(&n));
-        self.pending.push_back(PodEvent::Deleted(old));
+        self.pending.push_back(Event::PodGone(old));
         self.start(index, node);
     }
 
     fn shrink(&mut self, index: usize) {
         if let Some(old) = self.world.controllers[index].pods.pop() {
-            self.pending.push_back(PodEvent::Deleted(old));
+            self.pending.push_back(Event::PodGone(old));
         }
     }
 
@@ -118,7 +95,7 @@ impl Events {
         placed.started = None;
         placed.ended = false;
         self.pending
-            .extend([PodEvent::Applied(placed), PodEvent::Applied(running)]);
+            .extend([Event::Pod(Arc::new(placed)), Event::Pod(Arc::new(running))]);
     }
 
     /// Someone labels one pod: to take it out of service, or to look at it.
@@ -130,7 +107,19 @@ impl Events {
         let mut pod = Arc::unwrap_or_clone(pod.clone());
         let was = pod.labels.get("canary").is_some_and(|value| **value == *"true");
         pod.labels = pod.labels.with("canary", if was { "false" } else { "true" });
-        self.pending.push_back(PodEvent::Applied(pod));
+        self.pending.push_back(Event::Pod(Arc::new(pod)));
+    }
+}
+
+/// Makes a cluster what it is after a pod event; answers with the pod that is gone.
+fn apply(event: &Event, cluster: &mut Cluster) -> Option<Arc<Pod>> {
+    match event {
+        Event::Pod(pod) => {
+            cluster.pods.insert(pod.name.clone(), pod.clone());
+            None
+        }
+        Event::PodGone(name) => cluster.pods.remove(name),
+        _ => None,
     }
 }
 
@@ -138,7 +127,7 @@ impl Events {
 mod tests {
     use super::super::{Spec, cluster, events};
     use super::*;
-    use crate::cluster::AddressBook;
+    use crate::addresses::AddressBook;
 
     #[test]
     fn a_cluster_stays_whole_under_its_events() {
@@ -147,17 +136,18 @@ mod tests {
         let (mut replaced, mut relabelled) = (0, 0);
         for event in events(&spec).take(20_000) {
             match &event {
-                PodEvent::Deleted(name) => {
+                Event::PodGone(name) => {
                     assert!(cluster.pods.contains_key(name), "{name} is deleted, and was not there");
                     replaced += 1;
                 }
-                PodEvent::Applied(pod) => {
+                Event::Pod(pod) => {
                     let before = cluster.pods.get(&pod.name);
-                    assert_ne!(before.map(|p| &**p), Some(pod), "{} did not change", pod.name);
+                    assert_ne!(before, Some(pod), "{} did not change", pod.name);
                     relabelled += usize::from(before.is_some_and(|p| p.labels != pod.labels));
                 }
+                other => panic!("{other:?} is about no pod"),
             }
-            event.apply(&mut cluster);
+            apply(&event, &mut cluster);
         }
         assert!(replaced > 1_000 && relabelled > 1_000, "{replaced} {relabelled}");
         assert!((250..600).contains(&cluster.pods.len()), "{} pods", cluster.pods.len());
