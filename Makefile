@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots clean
+.PHONY: help setup demo test check unit snapshots bench instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ unit: ## all tests: unit, snapshot, property, and real packets in network namesp
 
 snapshots: ## run the tests and accept what they now print (look at the difference before you commit it)
 	INSTA_UPDATE=always cargo test --locked --workspace
+
+bench: ## time the compiler against its budgets and a naive rival (docs/benchmarks.md); writes target/bench/compiler.json
+	cargo bench --locked -p policy-compiler --bench compiler
+
+instructions: ## count the compiler's instructions under valgrind; fails when they have grown
+	scripts/instructions
 
 clean: ## remove what was built
 	cargo clean

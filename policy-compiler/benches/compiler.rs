@@ -1,7 +1,8 @@
 //! The compiler's rows of the budget table, beside a naive rival in the same run.
 //!
 //! `cargo bench -p policy-compiler` prints a table and writes `target/bench/compiler.json`; `-- --only NAME` runs the rows
-//! whose names begin so, `--json PATH` writes elsewhere. `--once NAME` compiles a cluster once, for a profiler or valgrind.
+//! whose names begin so, `--json PATH` writes elsewhere. `--once NAME` compiles one cluster once and
+//! applies a thousand events to it: for a profiler, and for `scripts/instructions`.
 //!
 //! It has its own main because neither criterion nor divan times two rivals in turn, reports peak memory, or compares
 //! with a budget; each also runs a benchmark of seconds for minutes.
@@ -12,7 +13,8 @@ mod reach;
 
 use std::process::Command;
 
-use measure::{Memory, Row, Unit};
+use measure::{Memory, Row, Times, Unit};
+use naive::Care;
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::generate::{self, Spec};
@@ -224,43 +226,55 @@ fn event() -> Vec<Row> {
 
 /// The naive compiler, in turn with this one.
 fn rival() -> Vec<Row> {
-    for pods in [60, 300] {
-        check_rival(&generate::cluster(&Spec::realistic(pods)));
+    for (pods, care) in [(60, Care::None), (300, Care::PoliciesOnce)] {
+        check_rival(&generate::cluster(&Spec::realistic(pods)), care);
     }
-    let cluster = generate::cluster(&Spec::realistic(2_000));
-    let [ours, theirs] = measure::alternate(|| compile(&cluster, &Subjects::All), || naive::compile(&cluster));
-    let [ours_pairs, theirs_pairs] = measure::alternate(
-        || reach::count(&compile(&cluster, &Subjects::All)),
-        || naive::compile(&cluster).reachable(),
-    );
-    let row = |what: &str, ours: &measure::Times, theirs: &measure::Times, budget| Row {
+    let cluster = |pods| generate::cluster(&Spec::realistic(pods));
+    let (small, large) = (cluster(2_000), cluster(8_000));
+    let ours = |cluster| move || compile(cluster, &Subjects::All);
+    let theirs = |cluster, care| move || naive::compile(cluster, care);
+    let row = |cluster, what: &str, [ours, theirs]: [Times; 2], budget| Row {
         name: "rival",
-        what: format!("{what}: {}", size(&cluster)),
+        what: format!("faster than {what}: {}", size(cluster)),
         value: theirs.median().as_secs_f64() / ours.median().as_secs_f64(),
         unit: Unit::TimesFaster,
         budget,
         note: format!(
-            "{:.2} ms against {:.0} ms, medians of {}",
+            "{:.1} ms against {:.0} ms, medians of {}",
             ours.median().as_secs_f64() * 1e3,
             theirs.median().as_secs_f64() * 1e3,
             ours.rounds()
         ),
     };
+    let naive = measure::alternate(ours(&small), theirs(&small, Care::None));
+    let careful = measure::alternate(ours(&small), theirs(&small, Care::PoliciesOnce));
+    let careful_at_large = measure::alternate(ours(&large), theirs(&large, Care::PoliciesOnce));
+    let pairs = measure::alternate(
+        || reach::count(&ours(&small)()),
+        || naive::compile(&small, Care::PoliciesOnce).reachable(),
+    );
     vec![
-        row("faster than pods times pods", &ours, &theirs, Some(100.0)),
+        row(&small, "each pod, each peer, each policy", naive, Some(100.0)),
         row(
-            "the same, all reachable pairs counted",
-            &ours_pairs,
-            &theirs_pairs,
+            &small,
+            "a careful rival that finds each pod's policies once",
+            careful,
+            None,
+        ),
+        row(&large, "the careful rival", careful_at_large, None),
+        row(
+            &small,
+            "the careful rival, all reachable pairs counted by both",
+            pairs,
             None,
         ),
     ]
 }
 
 /// The rival's answer is the compiler's, pair by pair and port by port.
-fn check_rival(cluster: &Cluster) {
+fn check_rival(cluster: &Cluster, care: Care) {
     let table = compile(cluster, &Subjects::All);
-    let naive = naive::compile(cluster);
+    let naive = naive::compile(cluster, care);
     let ends: Vec<_> = naive
         .pods
         .iter()
@@ -271,7 +285,7 @@ fn check_rival(cluster: &Cluster) {
             for (j, peer) in ends.iter().enumerate() {
                 let ours = table.side(direction, subject, peer);
                 assert_eq!(
-                    naive.side(direction, i, j),
+                    *naive.side(direction, i, j),
                     ours,
                     "{direction} of {subject} with {peer}"
                 );
@@ -302,15 +316,19 @@ fn growth() -> Vec<Row> {
     rows
 }
 
-/// One compile and nothing else after the cluster is made.
+/// One compile and nothing else after the cluster is made, then a thousand events.
 fn once(name: &str) {
-    let cluster = generate::cluster(&spec(name));
+    let spec = spec(name);
+    let cluster = generate::cluster(&spec);
     let subjects = match name {
         "node" => Subjects::Node(NODE.into()),
         _ => Subjects::All,
     };
-    let table = std::hint::black_box(compile(&cluster, &subjects));
-    println!("{name}: {}", shape(&table));
+    let mut compiler = Compiler::new(&cluster, subjects);
+    println!("{name}: {}", shape(compiler.table()));
+    generate::events(&spec)
+        .take(1_000)
+        .for_each(|event| drop(compiler.apply(event)));
 }
 
 fn spec(name: &str) -> Spec {

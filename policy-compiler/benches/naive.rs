@@ -1,5 +1,6 @@
-//! The rival: pods times pods, straight from the selectors, as most offline tools work today. It finds the policies of
-//! each pod once, skips peers for a pod that nothing isolates, and keeps no empty answers; there is no other trick in it.
+//! The rival: pods times pods, straight from the selectors, as most offline tools work today: for each pod, each peer,
+//! each policy. A careful one finds the policies of each pod once. Both keep no empty answers, and need none where nothing
+//! isolates a pod; there is no other trick in them.
 
 use std::sync::Arc;
 
@@ -7,6 +8,15 @@ use policy_compiler::cluster::{Cluster, Pod};
 use policy_compiler::labels::Labels;
 use policy_compiler::policy::{Direction, NamespaceScope, Peer, Peers, PodSelection, Policy, PortMatch, Ports, Rule};
 use policy_compiler::ports::PortSet;
+
+/// How naive to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// Every policy is tried on every pair.
+    None,
+    /// The policies of each pod are found once.
+    PoliciesOnce,
+}
 
 /// What one pod's policies let through in one direction.
 pub(crate) enum Side {
@@ -19,17 +29,19 @@ pub(crate) enum Side {
 /// Live pods with their sides: ingress, egress.
 pub(crate) struct Answer {
     pub(crate) pods: Vec<Arc<Pod>>,
-    pub(crate) sides: Vec<[Side; 2]>,
+    sides: Vec<[Side; 2]>,
+    everything: PortSet,
+    nothing: PortSet,
 }
 
 impl Answer {
     /// What one side says about a peer.
-    pub(crate) fn side(&self, direction: Direction, subject: usize, peer: usize) -> PortSet {
+    pub(crate) fn side(&self, direction: Direction, subject: usize, peer: usize) -> &PortSet {
         match &self.sides[subject][direction as usize] {
-            Side::Everything => PortSet::all(),
+            Side::Everything => &self.everything,
             Side::Peers(peers) => match peers.binary_search_by_key(&(peer as u32), |(p, _)| *p) {
-                Ok(at) => peers[at].1.clone(),
-                Err(_) => PortSet::none(),
+                Ok(at) => &peers[at].1,
+                Err(_) => &self.nothing,
             },
         }
     }
@@ -41,7 +53,7 @@ impl Answer {
         for from in pods() {
             for to in pods() {
                 let egress = self.side(Direction::Egress, from, to);
-                let both = egress.intersection(&self.side(Direction::Ingress, to, from));
+                let both = egress.intersection(self.side(Direction::Ingress, to, from));
                 pairs += u64::from(from == to || !both.is_empty());
             }
         }
@@ -50,7 +62,7 @@ impl Answer {
 }
 
 /// Compiles NetworkPolicies for all pairs of live pods, each through its first address.
-pub(crate) fn compile(cluster: &Cluster) -> Answer {
+pub(crate) fn compile(cluster: &Cluster, care: Care) -> Answer {
     let pods: Vec<Arc<Pod>> = cluster.pods.values().filter(|p| !p.ended).cloned().collect();
     let namespaces: Vec<Labels> = pods
         .iter()
@@ -58,29 +70,29 @@ pub(crate) fn compile(cluster: &Cluster) -> Answer {
         .collect();
     let mut sides = Vec::with_capacity(pods.len());
     for (subject, labels) in pods.iter().zip(&namespaces) {
-        let policies: Vec<&Policy> = cluster
-            .policies
-            .values()
-            .filter(|p| selects(&p.subject, subject, labels))
-            .map(|p| &**p)
-            .collect();
+        let all = || cluster.policies.values().map(|p| &**p);
+        let judges = |policy: &&Policy| selects(&policy.subject, subject, labels);
+        let own: Vec<&Policy> = all().filter(judges).collect();
         sides.push(Direction::BOTH.map(|direction| {
-            if !policies.iter().any(|p| p.isolates(direction)) {
+            if !own.iter().any(|p| p.isolates(direction)) {
                 return Side::Everything;
             }
             let mut peers = Vec::new();
             for (index, (peer, labels)) in (0..).zip(pods.iter().zip(&namespaces)) {
                 let mut allowed = PortSet::none();
-                for policy in &policies {
-                    for rule in policy.rules(direction).unwrap_or_default() {
-                        if rule_matches(rule, peer, labels) {
-                            let destination = match direction {
-                                Direction::Ingress => subject,
-                                Direction::Egress => peer,
-                            };
-                            allowed = allowed.union(&ports(&rule.ports, destination));
-                        }
+                let mut admit = |policy: &Policy| {
+                    let rules = policy.rules(direction).unwrap_or_default();
+                    for rule in rules.iter().filter(|rule| rule_matches(rule, peer, labels)) {
+                        let destination = match direction {
+                            Direction::Ingress => subject,
+                            Direction::Egress => peer,
+                        };
+                        allowed = allowed.union(&ports(&rule.ports, destination));
                     }
+                };
+                match care {
+                    Care::None => all().filter(judges).for_each(&mut admit),
+                    Care::PoliciesOnce => own.iter().for_each(|policy| admit(policy)),
                 }
                 if !allowed.is_empty() {
                     peers.push((index, allowed));
@@ -89,7 +101,12 @@ pub(crate) fn compile(cluster: &Cluster) -> Answer {
             Side::Peers(peers)
         }));
     }
-    Answer { pods, sides }
+    Answer {
+        pods,
+        sides,
+        everything: PortSet::all(),
+        nothing: PortSet::none(),
+    }
 }
 
 fn selects(selection: &PodSelection, pod: &Pod, namespace: &Labels) -> bool {
