@@ -5,7 +5,7 @@ SHELL := bash
 .PHONY: help setup demo test check unit snapshots bench instructions clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests and the demo need (Debian: nftables, iproute2)
 	@scripts/setup
