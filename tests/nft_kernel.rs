@@ -151,11 +151,18 @@ fn blocks_ranges_and_names_load() {
             block("10.1.0.0/16", &["10.1.2.0/24"]),
             block("::/0", &["fd00::/8"]),
         ]);
+        // nft lists such addresses with an IPv4 part.
+        let compatible = Peers::Listed(vec![
+            block("::1.2.3.4/128", &[]),
+            block("::/96", &["::/104"]),
+            block("::ffff:0:0/97", &["::ffff:1.2.3.4/128"]),
+        ]);
         let name = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "nobody-has-it".into())]);
         let all_tcp = Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange::ALL)]);
         let ingress = vec![
             rule(everywhere, tcp(80, 80)),
             rule(holes, tcp(8000, 8080)),
+            rule(compatible, tcp(443, 443)),
             rule(pods_labelled("app", "api"), tcp(5432, 5440)),
             rule(Peers::All, name.clone()),
         ];

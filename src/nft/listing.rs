@@ -160,7 +160,8 @@ fn element(value: &Value) -> Result<String, String> {
 
 fn key_text(key: &Value) -> Result<String, String> {
     let part = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
+        // nft writes `::1.2.3.4` where we write `::102:304`.
+        Value::String(text) => Ok(text.parse().map_or(text.clone(), |a: IpAddr| a.to_string())),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(format!("an element that is not understood: {other}")),
     };
