@@ -296,3 +296,28 @@ fn other_tables_are_left_alone() {
         assert_eq!(run(&["list", "ruleset"]), before);
     });
 }
+
+#[test]
+fn nft_needs_no_names_of_protocols() {
+    in_namespace("nft_needs_no_names_of_protocols", || {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+
+        // A small container image has no /etc/protocols.
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing: Option<&str> = None;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        if std::path::Path::new("/etc/protocols").exists() {
+            mount(Some("/dev/null"), "/etc/protocols", nothing, MsFlags::MS_BIND, nothing).unwrap();
+        }
+        let mut cluster = shop();
+        let ports = |first, last| Protocol::ALL.map(|p| PortMatch::Range(p, PortRange { first, last }));
+        let listed = [ports(53, 53), ports(8000, 8080), ports(1, 65535)].concat();
+        let ingress = vec![
+            rule(pods_labelled("app", "api"), Ports::Listed(listed[..6].to_vec())),
+            rule(Peers::Listed(vec![block("192.0.2.0/24", &[])]), Ports::Listed(listed)),
+        ];
+        cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
+        check_loads(&rendered(&cluster, None));
+    });
+}

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::ruleset::Ruleset;
-use super::text;
+use super::{expressions, text};
 
 /// The content of the table without what changes by itself: counters, handles, and sets that rules fill.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -166,8 +166,14 @@ fn key_text(key: &Value) -> Result<String, String> {
         other => Err(format!("an element that is not understood: {other}")),
     };
     if let Some(parts) = key["concat"].as_array() {
-        let parts: Result<Vec<String>, String> = parts.iter().map(part).collect();
-        return Ok(parts?.join(" . "));
+        let mut parts: Vec<String> = parts.iter().map(part).collect::<Result<_, _>>()?;
+        // Address, protocol, port: the protocol is a name only where nft finds its name in /etc/protocols.
+        if let [_, protocol, _] = parts.as_mut_slice()
+            && let Some(name) = protocol.parse().ok().and_then(expressions::name_of_number)
+        {
+            *protocol = name.to_owned();
+        }
+        return Ok(parts.join(" . "));
     }
     if let Some([first, last]) = key["range"].as_array().map(Vec::as_slice) {
         return Ok(format!("{}-{}", part(first)?, part(last)?));

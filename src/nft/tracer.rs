@@ -433,11 +433,6 @@ fn constant(expression: &Expression<'static>) -> Option<u64> {
     match expression {
         Expression::Number(number) => Some((*number).into()),
         Expression::String(text) => match &**text {
-            "icmp" => Some(1),
-            "tcp" => Some(6),
-            "udp" => Some(17),
-            "ipv6-icmp" => Some(58),
-            "sctp" => Some(132),
             "fin" => Some(1),
             "syn" => Some(SYN.into()),
             "rst" => Some(4),
