@@ -139,9 +139,13 @@ pub(super) fn not_a_syn() -> Statement<'static> {
     compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
 }
 
-/// `icmpv6 type 133-137`
-pub(super) fn neighbour_discovery() -> Statement<'static> {
-    compare(header("icmpv6", "type"), Operator::EQ, range(133, 137))
+/// `ip6 hoplimit 255 icmpv6 type 133-137`: no router forwards it with this hop limit, so it is from the same link, and
+/// no pod can send anything elsewhere in its guise.
+pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
+    [
+        compare(header("ip6", "hoplimit"), Operator::EQ, Expression::Number(255)),
+        compare(header("icmpv6", "type"), Operator::EQ, range(133, 137)),
+    ]
 }
 
 /// `ct reply proto-src 8000-8080`

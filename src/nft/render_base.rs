@@ -35,8 +35,9 @@ pub(super) fn base(mode: Mode, ruleset: &mut Ruleset) {
 }
 
 fn forward() -> Vec<Rule> {
+    let [from_the_link, neighbour_discovery] = neighbour_discovery();
     let mut rules = vec![
-        Rule::new([neighbour_discovery(), accept()]).commented("neighbour discovery is never dropped"),
+        Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
         Rule::new([state(&["invalid", "untracked"]), jump(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
         Rule::new([state(&["new"]), not_a_syn(), jump(ChainName::Stray)])

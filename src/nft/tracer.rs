@@ -23,6 +23,8 @@ pub struct Packet {
     pub protocol: u8,
     /// The flags of a TCP packet.
     pub tcp_flags: u8,
+    /// The hop limit of an IPv6 packet.
+    pub hop_limit: u8,
     /// The type of an ICMPv6 packet.
     pub icmp_type: u8,
     /// What connection tracking says of it.
@@ -291,6 +293,9 @@ impl Walk<'_> {
                     ("ip", "daddr") => address(packet.destination, Family::V4),
                     ("ip6", "saddr") => address(packet.source, Family::V6),
                     ("ip6", "daddr") => address(packet.destination, Family::V6),
+                    ("ip6", "hoplimit") => {
+                        (Family::of(packet.source) == Family::V6).then_some(Value::Number(packet.hop_limit.into()))
+                    }
                     ("icmpv6", "type") => number(58, packet.icmp_type),
                     ("tcp", "flags") => number(6, packet.tcp_flags),
                     _ => return Err(unknown()),
