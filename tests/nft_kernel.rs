@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use palisade::nft::{Kernel, Mode, Nft, Ruleset, diff, render, replace};
+use palisade::nft::{Kernel, KernelError, Mode, Nft, Ruleset, diff, render, replace};
 use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
@@ -151,11 +151,18 @@ fn blocks_ranges_and_names_load() {
             block("10.1.0.0/16", &["10.1.2.0/24"]),
             block("::/0", &["fd00::/8"]),
         ]);
+        // nft lists such addresses with an IPv4 part.
+        let compatible = Peers::Listed(vec![
+            block("::1.2.3.4/128", &[]),
+            block("::/96", &["::/104"]),
+            block("::ffff:0:0/97", &["::ffff:1.2.3.4/128"]),
+        ]);
         let name = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "nobody-has-it".into())]);
         let all_tcp = Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange::ALL)]);
         let ingress = vec![
             rule(everywhere, tcp(80, 80)),
             rule(holes, tcp(8000, 8080)),
+            rule(compatible, tcp(443, 443)),
             rule(pods_labelled("app", "api"), tcp(5432, 5440)),
             rule(Peers::All, name.clone()),
         ];
@@ -287,5 +294,55 @@ fn other_tables_are_left_alone() {
         check_loads(&rendered(&shop(), None));
         Nft::default().delete().unwrap();
         assert_eq!(run(&["list", "ruleset"]), before);
+    });
+}
+
+#[test]
+fn nft_needs_no_names_of_protocols() {
+    in_namespace("nft_needs_no_names_of_protocols", || {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+
+        // A small container image has no /etc/protocols.
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing: Option<&str> = None;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        if std::path::Path::new("/etc/protocols").exists() {
+            mount(Some("/dev/null"), "/etc/protocols", nothing, MsFlags::MS_BIND, nothing).unwrap();
+        }
+        let mut cluster = shop();
+        let ports = |first, last| Protocol::ALL.map(|p| PortMatch::Range(p, PortRange { first, last }));
+        let listed = [ports(53, 53), ports(8000, 8080), ports(1, 65535)].concat();
+        let ingress = vec![
+            rule(pods_labelled("app", "api"), Ports::Listed(listed[..6].to_vec())),
+            rule(Peers::Listed(vec![block("192.0.2.0/24", &[])]), Ports::Listed(listed)),
+        ];
+        cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
+        check_loads(&rendered(&cluster, None));
+    });
+}
+
+#[test]
+fn a_table_that_is_switched_off_is_noticed() {
+    in_namespace("a_table_that_is_switched_off_is_noticed", || {
+        let ruleset = rendered(&shop(), None);
+        check_loads(&ruleset);
+        let nft = |command: &str| {
+            std::process::Command::new("nft")
+                .arg(command)
+                .status()
+                .unwrap()
+                .success()
+        };
+        assert!(nft("add table inet palisade { flags dormant; }"));
+        match Nft::default().read() {
+            Ok(listing) => {
+                let difference = listing.expect("a table").difference(&ruleset).expect("a difference");
+                assert!(difference.contains("dormant"), "{difference}");
+            }
+            // nft 1.0.6 writes anything for the flags, and so perhaps no JSON. The agent then replaces the table too.
+            Err(error) => assert!(matches!(error, KernelError::Answer(_)), "{error}"),
+        }
+        check_loads(&ruleset);
     });
 }

@@ -47,6 +47,7 @@ fn packets(connection: Connection, turn: usize) -> [(&'static str, Packet); 2] {
         destination,
         protocol,
         tcp_flags,
+        hop_limit: 63,
         icmp_type: 128,
         state,
         connection: Some(connection),
@@ -197,16 +198,18 @@ proptest! {
                     (State::New, Some(lost), ACK | SYN),
                 ] {
                     let packet = Packet {
-                        source, destination, protocol: 6, tcp_flags: flags, icmp_type: 0, state, connection,
+                        source, destination, protocol: 6, tcp_flags: flags, hop_limit: 63, icmp_type: 0, state, connection,
                     };
                     let exempt = connection.is_some() && table.addresses().exemption(from, to).is_some();
                     let trace = tracer.trace(&packet).unwrap();
                     prop_assert_eq!(trace.accepted, !touched || exempt, "{} to {}: {:?}", from, to, state);
                 }
                 if source.is_ipv6() {
-                    for (icmp_type, passes) in [(132, !touched), (133, true), (137, true), (138, !touched)] {
+                    // Only what no router has forwarded is neighbour discovery.
+                    let types = [(132, 255, !touched), (133, 255, true), (137, 255, true), (138, 255, !touched), (135, 254, !touched)];
+                    for (icmp_type, hop_limit, passes) in types {
                         let packet = Packet {
-                            source, destination, protocol: ICMPV6, tcp_flags: 0, icmp_type, state: State::Untracked, connection: None,
+                            source, destination, protocol: ICMPV6, tcp_flags: 0, hop_limit, icmp_type, state: State::Untracked, connection: None,
                         };
                         prop_assert_eq!(tracer.trace(&packet).unwrap().accepted, passes);
                     }

@@ -20,11 +20,34 @@ pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The protocol of ICMP in a family, by nft's name.
-pub(super) fn icmp_name(family: Family) -> &'static str {
+/// The protocol's number. Rules and elements have numbers: nft looks names up in /etc/protocols, which small container
+/// images do not have.
+pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// The number of ICMP in a family.
+pub(super) fn icmp_number(family: Family) -> u8 {
     match family {
-        Family::V4 => "icmp",
-        Family::V6 => "ipv6-icmp",
+        Family::V4 => 1,
+        Family::V6 => 58,
+    }
+}
+
+/// What nft calls a protocol that rules compare with.
+pub(super) fn name_of_number(number: u32) -> Option<&'static str> {
+    match number {
+        1 => Some("icmp"),
+        58 => Some("ipv6-icmp"),
+        _ => {
+            let mut all = Protocol::ALL.into_iter();
+            all.find(|p| u32::from(protocol_number(*p)) == number)
+                .map(protocol_name)
+        }
     }
 }
 
@@ -78,19 +101,27 @@ pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<
 }
 
 /// `meta l4proto tcp`
-pub(super) fn packet_protocol(name: &'static str) -> Statement<'static> {
+pub(super) fn packet_protocol(number: u8) -> Statement<'static> {
     let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
-    compare(left, Operator::EQ, text(name))
+    compare(left, Operator::EQ, Expression::Number(number.into()))
 }
 
 /// `ct protocol tcp`
 pub(super) fn of_connection(protocol: Protocol) -> Statement<'static> {
-    compare(connection_protocol(), Operator::EQ, text(protocol_name(protocol)))
+    compare(
+        connection_protocol(),
+        Operator::EQ,
+        Expression::Number(protocol_number(protocol).into()),
+    )
 }
 
 /// `ct protocol != tcp`
 pub(super) fn not_of_connection(protocol: Protocol) -> Statement<'static> {
-    compare(connection_protocol(), Operator::NEQ, text(protocol_name(protocol)))
+    compare(
+        connection_protocol(),
+        Operator::NEQ,
+        Expression::Number(protocol_number(protocol).into()),
+    )
 }
 
 /// `ct state invalid,untracked`
@@ -108,9 +139,13 @@ pub(super) fn not_a_syn() -> Statement<'static> {
     compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
 }
 
-/// `icmpv6 type 133-137`
-pub(super) fn neighbour_discovery() -> Statement<'static> {
-    compare(header("icmpv6", "type"), Operator::EQ, range(133, 137))
+/// `ip6 hoplimit 255 icmpv6 type 133-137`: no router forwards it with this hop limit, so it is from the same link, and
+/// no pod can send anything elsewhere in its guise.
+pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
+    [
+        compare(header("ip6", "hoplimit"), Operator::EQ, Expression::Number(255)),
+        compare(header("icmpv6", "type"), Operator::EQ, range(133, 137)),
+    ]
 }
 
 /// `ct reply proto-src 8000-8080`

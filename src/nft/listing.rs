@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::ruleset::Ruleset;
-use super::text;
+use super::{expressions, text};
 
 /// The content of the table without what changes by itself: counters, handles, and sets that rules fill.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// Whether the table has flags, such as `dormant`: then none of its chains sees a packet. Ours has none.
+    pub flagged: bool,
     /// Chains with their rules.
     pub chains: BTreeMap<String, Vec<String>>,
     /// Sets and maps with their elements.
@@ -35,6 +37,8 @@ impl Listing {
                     .ok_or(format!("{kind} without {key}"))
             };
             match kind.as_str() {
+                // That there are flags is all that can be told: nft 1.0.6 names them wrongly here.
+                "table" => listing.flagged = !value["flags"].is_null(),
                 "chain" => {
                     // The hook is part of a chain's meaning; a chain without one has nothing to say here.
                     let hook = ["type", "hook", "prio", "policy"].map(|key| value[key].to_string());
@@ -62,10 +66,13 @@ impl Listing {
         Ok(listing)
     }
 
-    /// In which respect the content is not that of the ruleset: missing or foreign chains, sets and elements, or chains
+    /// In which respect the content is not that of the ruleset: a table switched off, missing or foreign chains, sets and elements, or chains
     /// with another number of rules. None when it is as it should be.
     pub fn difference(&self, expected: &Ruleset) -> Option<String> {
         let expected = Listing::of(expected);
+        if self.flagged {
+            return Some("the table has flags, and may be switched off (dormant)".to_owned());
+        }
         if let Some(difference) = names_differ("chain", &self.chains, &expected.chains) {
             return Some(difference);
         }
@@ -106,6 +113,7 @@ impl Listing {
             )
         });
         Listing {
+            flagged: false,
             chains: chains.collect(),
             sets: sets.collect(),
         }
@@ -160,13 +168,20 @@ fn element(value: &Value) -> Result<String, String> {
 
 fn key_text(key: &Value) -> Result<String, String> {
     let part = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
+        // nft writes `::1.2.3.4` where we write `::102:304`.
+        Value::String(text) => Ok(text.parse().map_or(text.clone(), |a: IpAddr| a.to_string())),
         Value::Number(number) => Ok(number.to_string()),
         other => Err(format!("an element that is not understood: {other}")),
     };
     if let Some(parts) = key["concat"].as_array() {
-        let parts: Result<Vec<String>, String> = parts.iter().map(part).collect();
-        return Ok(parts?.join(" . "));
+        let mut parts: Vec<String> = parts.iter().map(part).collect::<Result<_, _>>()?;
+        // Address, protocol, port: the protocol is a name only where nft finds its name in /etc/protocols.
+        if let [_, protocol, _] = parts.as_mut_slice()
+            && let Some(name) = protocol.parse().ok().and_then(expressions::name_of_number)
+        {
+            *protocol = name.to_owned();
+        }
+        return Ok(parts.join(" . "));
     }
     if let Some([first, last]) = key["range"].as_array().map(Vec::as_slice) {
         return Ok(format!("{}-{}", part(first)?, part(last)?));

@@ -5,7 +5,7 @@ use policy_compiler::ports::Protocol;
 
 use super::expressions::{
     accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_in, jump, limit,
-    neighbour_discovery, not_a_syn, not_of_connection, packet_protocol, protocol_name, server, server_port, state,
+    neighbour_discovery, not_a_syn, not_of_connection, packet_protocol, protocol_number, server, server_port, state,
     subject, update,
 };
 use super::names::{ChainName, Family, SetName, Side};
@@ -35,8 +35,9 @@ pub(super) fn base(mode: Mode, ruleset: &mut Ruleset) {
 }
 
 fn forward() -> Vec<Rule> {
+    let [from_the_link, neighbour_discovery] = neighbour_discovery();
     let mut rules = vec![
-        Rule::new([neighbour_discovery(), accept()]).commented("neighbour discovery is never dropped"),
+        Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
         Rule::new([state(&["invalid", "untracked"]), jump(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
         Rule::new([state(&["new"]), not_a_syn(), jump(ChainName::Stray)])
@@ -93,7 +94,7 @@ fn record() -> Vec<Rule> {
         for protocol in Protocol::ALL {
             let key = concat([client(family), server(family), connection_protocol(), server_port()]);
             let record = update(SetName::Denied(family), key);
-            rules.push(Rule::new([packet_protocol(protocol_name(protocol)), record]));
+            rules.push(Rule::new([packet_protocol(protocol_number(protocol)), record]));
         }
         let mut statements: Vec<_> = Protocol::ALL.map(not_of_connection).into();
         let key = concat([client(family), server(family), connection_protocol()]);

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use policy_compiler::ports::{PortRange, PortSet, Protocol};
 
 use super::expressions::{
-    back, concat, connection_protocol, goto, icmp_name, is_in, not_of_connection, of_connection, packet_protocol,
-    protocol_name, server_port, server_port_in, subject, verdict_of,
+    back, concat, connection_protocol, goto, icmp_number, is_in, not_of_connection, of_connection, packet_protocol,
+    protocol_number, server_port, server_port_in, subject, verdict_of,
 };
 use super::names::{ChainName, Column, Extent, SetName, Side};
 use super::numbering::RangeChains;
@@ -91,13 +91,13 @@ impl Content {
             // nft reads the port only after one protocol is compared; the last one is for ICMP errors, which belong to
             // a connection of another protocol.
             let packets = Protocol::ALL
-                .map(protocol_name)
+                .map(protocol_number)
                 .into_iter()
-                .chain([icmp_name(side.family)]);
-            for name in packets {
+                .chain([icmp_number(side.family)]);
+            for number in packets {
                 let key = concat([local(), connection_protocol(), server_port()]);
                 rules.push(Rule::new([
-                    packet_protocol(name),
+                    packet_protocol(number),
                     is_in(key, set(Extent::Ports)),
                     back(),
                 ]));
@@ -145,14 +145,14 @@ fn range_rules(side: Side, ranges: &[(Protocol, PortRange)], after: ChainName) -
             continue;
         }
         let direct = [
-            packet_protocol(protocol_name(*protocol)),
+            packet_protocol(protocol_number(*protocol)),
             server_port_in(*range),
             back(),
         ];
         rules.push(Rule::new(direct));
         // ICMP errors about such a connection.
         let error = [
-            packet_protocol(icmp_name(side.family)),
+            packet_protocol(icmp_number(side.family)),
             of_connection(*protocol),
             server_port_in(*range),
             back(),

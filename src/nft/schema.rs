@@ -9,7 +9,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::expressions::protocol_name;
+use super::expressions::protocol_number;
 use super::names::{ChainName, Family, KeyType, SetName, TABLE};
 use super::ruleset::{Element, Key, Rule};
 use super::text::PRIORITY;
@@ -159,7 +159,7 @@ impl Serialize for KeyItem<'_> {
                     }
                     Key::Port(address, protocol, port) => {
                         parts.serialize_element(&address)?;
-                        parts.serialize_element(protocol_name(protocol))?;
+                        parts.serialize_element(&protocol_number(protocol))?;
                         parts.serialize_element(&port)?;
                     }
                     Key::Address(a) => parts.serialize_element(&a)?,

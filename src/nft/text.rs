@@ -5,7 +5,7 @@ use std::fmt;
 use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payload};
 use nftables::stmt::{Operator, SetOp, Statement};
 
-use super::expressions::protocol_name;
+use super::expressions::{name_of_number, protocol_name};
 use super::names::{ChainName, KeyType, SetName, TABLE, TABLE_FAMILY};
 use super::ruleset::{Element, Key, Rule, Ruleset};
 
@@ -147,7 +147,11 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
         Statement::Set(s) if s.op == SetOp::Update => format!("update {} {{ {} }}", s.set, expression(&s.elem)?),
         Statement::VerdictMap(v) => format!("{} vmap {}", expression(&v.key)?, expression(&v.data)?),
         Statement::Match(m) => {
-            let (left, right) = (expression(&m.left)?, expression(&m.right)?);
+            let right = match (&m.left, &m.right) {
+                (left, Expression::Number(number)) if is_protocol(left) => name_of_number(*number)?.to_owned(),
+                (_, right) => expression(right)?,
+            };
+            let left = expression(&m.left)?;
             match m.op {
                 Operator::EQ | Operator::IN => format!("{left} {right}"),
                 Operator::NEQ => format!("{left} != {right}"),
@@ -156,6 +160,14 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn is_protocol(e: &Expression<'_>) -> bool {
+    match e {
+        Expression::Named(NamedExpression::Meta(m)) => m.key == MetaKey::L4proto,
+        Expression::Named(NamedExpression::CT(ct)) => ct.key == "protocol",
+        _ => false,
+    }
 }
 
 fn expression(e: &Expression<'_>) -> Option<String> {

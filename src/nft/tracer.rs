@@ -23,6 +23,8 @@ pub struct Packet {
     pub protocol: u8,
     /// The flags of a TCP packet.
     pub tcp_flags: u8,
+    /// The hop limit of an IPv6 packet.
+    pub hop_limit: u8,
     /// The type of an ICMPv6 packet.
     pub icmp_type: u8,
     /// What connection tracking says of it.
@@ -291,6 +293,9 @@ impl Walk<'_> {
                     ("ip", "daddr") => address(packet.destination, Family::V4),
                     ("ip6", "saddr") => address(packet.source, Family::V6),
                     ("ip6", "daddr") => address(packet.destination, Family::V6),
+                    ("ip6", "hoplimit") => {
+                        (Family::of(packet.source) == Family::V6).then_some(Value::Number(packet.hop_limit.into()))
+                    }
                     ("icmpv6", "type") => number(58, packet.icmp_type),
                     ("tcp", "flags") => number(6, packet.tcp_flags),
                     _ => return Err(unknown()),
@@ -433,11 +438,6 @@ fn constant(expression: &Expression<'static>) -> Option<u64> {
     match expression {
         Expression::Number(number) => Some((*number).into()),
         Expression::String(text) => match &**text {
-            "icmp" => Some(1),
-            "tcp" => Some(6),
-            "udp" => Some(17),
-            "ipv6-icmp" => Some(58),
-            "sctp" => Some(132),
             "fin" => Some(1),
             "syn" => Some(SYN.into()),
             "rst" => Some(4),
