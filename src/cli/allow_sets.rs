@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_compiler::cluster::PodName;
-use policy_compiler::diagnostics::{Diagnostic, diagnose};
+use policy_compiler::diagnostics::Diagnostic;
 use policy_compiler::policy::{Direction, PolicyName};
 use policy_compiler::ports::PortSet;
 use policy_compiler::table::{PodIndex, Table};
@@ -92,7 +92,7 @@ pub(crate) fn json(compiled: &Compiled, pods: &[PodIndex]) -> anyhow::Result<Str
         api_version: API_VERSION,
         kind: "AllowSets",
         pods: pods.collect(),
-        diagnostics: &diagnose(&compiled.cluster, table),
+        diagnostics: &compiled.diagnostics(),
     })
 }
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use policy_compiler::cells::{AddressRange, predecessor, successor};
 use policy_compiler::cluster::{Cluster, Endpoint, Pod};
 use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::diagnostics::{Diagnostic, diagnose};
 use policy_compiler::policy::{Direction, NamespaceScope, Peer, Peers, PodSelection};
 use policy_compiler::table::Table;
 
@@ -135,6 +136,11 @@ impl fmt::Display for Region {
 }
 
 impl Compiled {
+    /// What is odd about the cluster: where the answers may not be what was meant.
+    pub(crate) fn diagnostics(&self) -> Vec<Diagnostic> {
+        diagnose(&self.cluster, &self.table)
+    }
+
     /// Compiles a cluster.
     pub(crate) fn new(cluster: Cluster) -> Self {
         let table = compile(&cluster, &Subjects::All);

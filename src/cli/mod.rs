@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use policy_compiler::compile::Subjects;
-use policy_compiler::diagnostics::diagnose;
+use policy_compiler::diagnostics::Diagnostic;
 use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
@@ -113,6 +113,7 @@ fn run_explain(args: &ExplainArgs) -> anyhow::Result<Outcome> {
     };
     let explanation = explain::explain(&compiled, question)?;
     warn(&loaded.warnings);
+    doubt(&compiled.diagnostics());
     print(&match args.output {
         TextOrJson::Text => explanation.text(&compiled, &loaded),
         TextOrJson::Json => explanation.json(&compiled, &loaded)?,
@@ -125,6 +126,7 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
     let port = args.port.as_ref().unwrap_or(&PortSpec::All);
     let matrix = Matrix::new(&compiled, port, args.all_ports)?;
     warn(&loaded.warnings);
+    doubt(&compiled.diagnostics());
     print(&match args.output {
         MatrixOutput::Text => matrix.text(),
         MatrixOutput::Json => matrix.json()?,
@@ -135,8 +137,13 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
-    let (results, warnings) = test::run(&args.paths)?;
+    let test::Report {
+        results,
+        warnings,
+        diagnostics,
+    } = test::run(&args.paths)?;
     warn(&warnings);
+    doubt(&diagnostics);
     print(&match args.output {
         TestOutput::Text => test_report::text(&results),
         TestOutput::Json => test_report::json(&results)?,
@@ -260,13 +267,21 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
     for warning in &loaded.warnings {
         out.push_str(&Style::Warn.paint(&format!("warning: {warning}\n")));
     }
-    for diagnostic in diagnose(&compiled.cluster, &compiled.table) {
+    for diagnostic in compiled.diagnostics() {
         out.push_str(&Style::Warn.paint(&format!("{diagnostic}\n")));
     }
     out
 }
 
 /// Warnings go to standard error, so that they never mix with an answer for programs.
+/// Says beside an answer what is odd about the cluster, so that nothing is guessed silently.
+fn doubt(diagnostics: &[Diagnostic]) {
+    let mut stderr = anstream::stderr();
+    for diagnostic in diagnostics {
+        let _ = writeln!(stderr, "{}", Style::Warn.paint(&diagnostic.to_string()));
+    }
+}
+
 fn warn(warnings: &[Problem]) {
     let mut stderr = anstream::stderr();
     for warning in warnings {

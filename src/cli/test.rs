@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use policy_compiler::cluster::Endpoint;
+use policy_compiler::diagnostics::Diagnostic;
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::ports::{PortSet, Traffic};
 use serde::Serialize;
@@ -53,11 +54,21 @@ pub(crate) struct Counterexample {
     pub(crate) reason: String,
 }
 
+/// What the tests came to.
+pub(crate) struct Report {
+    /// The cases, in the order of the files.
+    pub(crate) results: Vec<CaseResult>,
+    /// What is odd about the manifests.
+    pub(crate) warnings: Vec<Problem>,
+    /// What is odd about the clusters that they describe.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
 /// Runs all tests of files and folders, in their order. What is odd about their manifests comes beside the results.
 ///
 /// # Errors
 /// Everything that is wrong with any test file, with the manifests of any, or with any case.
-pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<(Vec<CaseResult>, Vec<Problem>)> {
+pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Report> {
     let (documents, mut problems) = manifests::read(paths);
     let mut tests = Vec::new();
     for test in documents.into_iter().filter_map(TestFile::read) {
@@ -74,14 +85,16 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<(Vec<CaseResult>, Vec<Pro
         );
     }
     let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
-    let (mut results, mut warnings) = (Vec::new(), Vec::new());
+    let (mut results, mut warnings, mut diagnostics) = (Vec::new(), Vec::new(), BTreeSet::new());
     for test in &tests {
         let loaded = clusters
             .entry(&test.resources)
             .or_insert_with(|| match manifests::load(&test.resources) {
                 Ok(loaded) => {
                     warnings.extend(loaded.warnings);
-                    Some(Rc::new(Compiled::new(loaded.cluster)))
+                    let compiled = Compiled::new(loaded.cluster);
+                    diagnostics.extend(compiled.diagnostics());
+                    Some(Rc::new(compiled))
                 }
                 Err(errors) => {
                     problems.extend(errors.errors().iter().cloned());
@@ -105,7 +118,11 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<(Vec<CaseResult>, Vec<Pro
     }
     match LoadErrors::new(problems) {
         Some(errors) => Err(errors.into()),
-        None => Ok((results, warnings)),
+        None => Ok(Report {
+            results,
+            warnings,
+            diagnostics: diagnostics.into_iter().collect(),
+        }),
     }
 }
 
