@@ -90,6 +90,15 @@ fn the_kernel_follows_the_folder() {
             "mending needed no transaction"
         );
 
+        // A file that is emptied, as by a writer who takes his time, is not an order to open the node.
+        fs::write(folder.file("policy.yaml"), "").expect("write");
+        until("an empty file takes readiness away", || {
+            agent.get("/readyz").1.contains("policy.yaml: is empty")
+        });
+        assert_eq!(table().as_ref(), Some(&second), "the last good policy stays");
+        fs::write(folder.file("policy.yaml"), policy("9090")).expect("write");
+        agent.until_ready();
+
         // A folder that is gone, or empty, is not an order to open the node.
         fs::rename(folder.path(), folder.path().with_extension("away")).expect("rename");
         until("a missing folder takes readiness away", || {

@@ -167,5 +167,14 @@ fn load(path: &Path) -> Result<Loaded, Vec<String>> {
              and run `palisade cleanup`"
         )]);
     }
+    if !loaded.empty.is_empty() {
+        // Whoever writes a file in place empties it first; taken at its word, that would open the node until the rest comes.
+        let being_written = |file: &String| {
+            format!(
+                "{file}: is empty, as while it is being written; to say nothing, remove it (and write by renaming into place)"
+            )
+        };
+        return Err(loaded.empty.iter().map(being_written).collect());
+    }
     Ok(loaded)
 }

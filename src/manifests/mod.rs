@@ -45,6 +45,8 @@ pub struct Loaded {
     pub sources: BTreeMap<ObjectName, Source>,
     /// The pods that were derived from a workload, because no Pod object stands for it.
     pub derived: BTreeSet<PodName>,
+    /// Files without a single byte, as a file is for a moment while somebody writes it anew.
+    pub empty: Vec<String>,
 }
 
 /// Loads manifests. A path is a file, a folder (its `*.yaml`, `*.yml` and `*.json` files in all its depth, without
@@ -65,7 +67,12 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
     }
     for file in found.files {
         match file.read() {
-            Ok(text) => loader.add(&file.name(), &text),
+            Ok(text) => {
+                if text.is_empty() {
+                    loader.loaded.empty.push(file.name().to_string());
+                }
+                loader.add(&file.name(), &text);
+            }
             Err(message) => loader.errors.push(whole_file(file.name(), message)),
         }
     }
