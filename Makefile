@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots bench instructions clean
+.PHONY: help setup demo test check unit snapshots bench size instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ snapshots: ## run the tests and accept what they now print (look at the differen
 
 bench: ## time the compiler against its budgets and a naive rival (docs/benchmarks.md); writes target/bench/compiler.json
 	cargo bench --locked -p policy-compiler --bench compiler
+
+PODS ?= 50000
+size: ## what a cluster of PODS pods costs an agent: make size PODS=20000
+	cargo run --locked --release --quiet -p policy-compiler --features generate --example size -- $(PODS)
 
 instructions: ## count the compiler's instructions under valgrind; fails when they have grown
 	scripts/instructions
