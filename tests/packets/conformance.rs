@@ -1,0 +1,378 @@
+//! Every scenario of the fixtures with real packets: the kernel must do what the reference evaluator says.
+//!
+//! Scenarios that share a cluster share a sandbox, and only their policies change, so each transaction but the first is
+//! the difference to the scenario before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use palisade::manifests;
+use palisade::nft::Mode;
+use palisade::sandbox::{Expect, Options, Outcome, Place, Probe, assign_addresses};
+use policy_compiler::cluster::{Cluster, Endpoint};
+use policy_compiler::evaluate::Evaluator;
+use policy_compiler::policy::{Direction, Peer, Peers, PortMatch, Ports, Rule};
+use policy_compiler::ports::{Protocol, Traffic};
+
+use crate::world::{Result, World};
+
+/// Scenarios that packets cannot show, with the reason. One that is no longer there fails the test.
+const LEFT_OUT: [(&str, &str); 1] = [(
+    "traps/pod-without-an-address",
+    "nothing can be sent to or from a pod without an address; the sandbox would give it one",
+)];
+
+/// A port that no scenario names.
+const UNNAMED: u16 = 9999;
+
+/// How many sandboxes are at work at once: most of the time is spent listening to silence.
+const AT_ONCE: usize = 3;
+
+/// How many scenarios a sandbox plays; more of one cluster are played in several at once.
+const SCENARIOS: usize = 20;
+
+/// A scenario of a cluster.
+struct Scenario {
+    name: String,
+    /// Only its policies.
+    policies: Cluster,
+}
+
+/// A cluster and scenarios of it.
+struct Play {
+    /// What is built.
+    staged: Cluster,
+    /// What the enforcers and the evaluator know.
+    known: Cluster,
+    scenarios: Vec<Scenario>,
+}
+
+/// One probe: from where, with which source, to which address, what.
+type Key = (Place, IpAddr, IpAddr, Traffic);
+
+/// Who must answer a probe, and whether policy lets it pass.
+struct Expected {
+    answerer: String,
+    allowed: bool,
+    reason: String,
+}
+
+/// Plays all scenarios of a group of fixtures.
+pub(crate) fn group(group: &str) -> Result {
+    let plays = plays(group)?;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || -> std::result::Result<(), String> {
+        while let Some(play) = plays.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+            let names = || play.scenarios.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+            play_all(play).map_err(|error| format!("{error}\n(played in one sandbox: {})", names()))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let failures: Vec<String> = workers
+            .into_iter()
+            .filter_map(|worker| worker.join().unwrap_or_else(|_| Err("a worker panicked".to_owned())).err())
+            .collect();
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(failures.join("\n").into()),
+        }
+    })
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("policy-compiler/tests/fixtures")
+}
+
+/// The scenarios of a group, by cluster.
+fn plays(group: &str) -> Result<Vec<Play>> {
+    let left_out = |name: &str| LEFT_OUT.iter().any(|(out, _)| *out == format!("{group}/{name}"));
+    for (name, _) in LEFT_OUT {
+        if !fixtures().join(name).is_dir() {
+            return Err(format!("the scenario {name} is left out, and is not there any more").into());
+        }
+    }
+    let folder = fixtures().join(group);
+    let mut by_cluster: BTreeMap<PathBuf, Vec<Scenario>> = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+        if left_out(&name) || !path.join("policy.yaml").is_file() {
+            continue;
+        }
+        let own = path.join("cluster.yaml");
+        let cluster = if own.is_file() { own } else { folder.join("_cluster/cluster.yaml") };
+        by_cluster.entry(cluster).or_default().push(Scenario {
+            name,
+            policies: load(&path.join("policy.yaml"))?,
+        });
+    }
+    let mut plays = Vec::new();
+    for (cluster, mut scenarios) in by_cluster {
+        let loaded = load(&cluster)?;
+        scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+        let shared = cluster.parent().is_some_and(|folder| folder.ends_with("_cluster"));
+        let (staged, known) = complete(loaded, shared)?;
+        while !scenarios.is_empty() {
+            let rest = scenarios.split_off(scenarios.len().min(SCENARIOS));
+            plays.push(Play {
+                staged: staged.clone(),
+                known: known.clone(),
+                scenarios: std::mem::replace(&mut scenarios, rest),
+            });
+        }
+    }
+    // The longest first, so that no worker is left alone with it at the end.
+    plays.sort_by_key(|play| std::cmp::Reverse(play.scenarios.len()));
+    Ok(plays)
+}
+
+fn load(file: &Path) -> Result<Cluster> {
+    let loaded = manifests::load(&[file.to_owned()]).map_err(|e| e.to_string())?;
+    Ok(loaded.cluster)
+}
+
+/// What is built and what is known of it. A shared cluster gets a second family; the host network of nodes without Node
+/// objects is built, and still nobody knows those objects.
+fn complete(mut cluster: Cluster, second_family: bool) -> Result<(Cluster, Cluster)> {
+    if second_family {
+        for mut pod in cluster.pods.clone().into_values().map(|p| (*p).clone()) {
+            if let [IpAddr::V4(four)] = pod.addresses[..] {
+                let [_, _, node, host] = four.octets();
+                pod.addresses.push(format!("fd00:10:244:{node}::{host}").parse()?);
+                cluster.add_pod(pod);
+            }
+        }
+    }
+    let hosts: Vec<_> = (cluster.pods.values().cloned()).filter(|p| p.host_network && !p.ended).collect();
+    let without_objects = cluster.nodes.is_empty() && !hosts.is_empty();
+    for pod in hosts.iter().filter(|_| without_objects) {
+        cluster.add_node(policy_compiler::cluster::Node {
+            name: pod.node.clone().ok_or("a host-network pod without a node")?,
+            labels: Default::default(),
+            addresses: pod.addresses.clone(),
+            pod_cidrs: Vec::new(),
+        });
+    }
+    assign_addresses(&mut cluster)?;
+    let mut known = cluster.clone();
+    if without_objects {
+        known.nodes.clear();
+    }
+    Ok((cluster, known))
+}
+
+fn play_all(play: &Play) -> Result {
+    let mut extra_ports: BTreeSet<(Protocol, u16)> = Protocol::ALL.into_iter().map(|p| (p, UNNAMED)).collect();
+    let mut client = Options::default().client;
+    for scenario in &play.scenarios {
+        extra_ports.extend(ports(&scenario.policies, &play.known));
+        client.extend(edges(&scenario.policies));
+    }
+    let taken: BTreeSet<IpAddr> = (play.staged.pods.values().flat_map(|p| p.addresses.clone()))
+        .chain(play.staged.nodes.values().flat_map(|n| n.addresses.clone()))
+        .collect();
+    let mut seen = taken;
+    client.retain(|a| seen.insert(*a));
+    let options = Options { client, extra_ports };
+    let mut world = World::stage(&play.staged, play.known.clone(), &options, Mode::Enforce)?;
+
+    let plans: Vec<_> = (play.scenarios.iter())
+        .map(|scenario| {
+            let mut cluster = play.known.clone();
+            cluster.policies = scenario.policies.policies.clone();
+            plan(&world, &cluster)
+        })
+        .collect::<Result<_>>()?;
+
+    // Without policy everybody must answer: silence later on is then the work of a policy.
+    world.enforce(&Cluster::default())?;
+    let mut baseline = BTreeMap::new();
+    for (key, expected) in plans.iter().flatten() {
+        baseline.entry(key.clone()).or_insert_with(|| Expected {
+            answerer: expected.answerer.clone(),
+            allowed: true,
+            reason: "no policy".to_owned(),
+        });
+    }
+    observe(&world, "without any policy", &baseline)?;
+    for (scenario, plan) in play.scenarios.iter().zip(&plans) {
+        world.enforce(&scenario.policies)?;
+        observe(&world, &scenario.name, plan)?;
+        if let Some(difference) = world.drift()? {
+            return Err(format!("{}: {difference}", scenario.name).into());
+        }
+        if world.enforce(&scenario.policies)? != 0 {
+            return Err(format!("{}: applying it again changes the kernel", scenario.name).into());
+        }
+    }
+    Ok(())
+}
+
+/// Sends all probes of a plan and lists what differs.
+fn observe(world: &World, name: &str, plan: &BTreeMap<Key, Expected>) -> Result {
+    let probes: Vec<Probe> = plan
+        .iter()
+        .map(|((from, source, to, traffic), expected)| Probe {
+            from: from.clone(),
+            source: Some(*source),
+            to: *to,
+            traffic: *traffic,
+            expect: if expected.allowed { Expect::Answer } else { Expect::Silence },
+        })
+        .collect();
+    let outcomes = world.sandbox.probe_all(&probes, |_| {})?;
+    let mut differences = Vec::new();
+    for ((probe, expected), outcome) in probes.iter().zip(plan.values()).zip(outcomes) {
+        let wanted = match expected.allowed {
+            true => Outcome::Answered(expected.answerer.clone()),
+            false => Outcome::Silent,
+        };
+        if outcome != wanted {
+            let Probe { from, to, traffic, .. } = probe;
+            let source = probe.source.map(|s| s.to_string()).unwrap_or_default();
+            differences.push(format!(
+                "  {from} ({source}) to {} ({to}) on {traffic}: {outcome}, expected {wanted}: {}",
+                expected.answerer, expected.reason
+            ));
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let (count, all) = (differences.len(), probes.len());
+    differences.truncate(20);
+    Err(format!("{name}: {count} of {all} probes differ:\n{}", differences.join("\n")).into())
+}
+
+/// Every pair of which one is a pod, in each family, on the ports of the destination and of the policies, and ICMP echo.
+fn plan(world: &World, cluster: &Cluster) -> Result<BTreeMap<Key, Expected>> {
+    let evaluator = Evaluator::new(cluster);
+    let book = evaluator.addresses();
+    let mut named: BTreeSet<Traffic> = ports(cluster, cluster).map(|(p, n)| Traffic::Port(p, n)).collect();
+    named.insert(Traffic::Port(Protocol::Tcp, UNNAMED));
+    named.insert(Traffic::Other);
+    let mut ends: Vec<(Place, Vec<Endpoint>)> = Vec::new();
+    for place in world.sandbox.places() {
+        let endpoints = match place {
+            Place::Pod(name) => book.endpoints(&cluster.pods[name]),
+            _ => world.sandbox.addresses(place)?.iter().map(|a| book.endpoint(*a)).collect(),
+        };
+        ends.push((place.clone(), endpoints));
+    }
+    let own_pod = |place: &Place| match place {
+        Place::Pod(name) => cluster.pods.get(name).filter(|p| !p.host_network),
+        _ => None,
+    };
+    let mut plan = BTreeMap::new();
+    for (from, sources) in &ends {
+        for (to, destinations) in &ends {
+            let host_network = matches!(to, Place::Pod(_)) && own_pod(to).is_none();
+            if from == to || host_network || (own_pod(from).is_none() && own_pod(to).is_none()) {
+                continue;
+            }
+            let mut traffics = named.clone();
+            match own_pod(to) {
+                Some(pod) => traffics.extend(pod.ports.iter().map(|p| Traffic::Port(p.protocol, p.number))),
+                None => {}
+            }
+            // The outside differs from pods in who may, not in what: one protocol with ports and one without will do.
+            if own_pod(from).is_none() || own_pod(to).is_none() {
+                traffics.retain(|t| matches!(t, Traffic::Other | Traffic::Port(Protocol::Tcp, _)));
+            }
+            for destination in destinations {
+                for source in sources.iter().filter(|s| s.same_family(destination)) {
+                    let (Some(a), Some(b)) = (source.address(), destination.address()) else {
+                        continue;
+                    };
+                    for traffic in &traffics {
+                        let decision = evaluator.decide(source, destination, *traffic);
+                        let expected = Expected {
+                            answerer: to.to_string(),
+                            allowed: decision.allowed,
+                            reason: decision.to_string(),
+                        };
+                        plan.insert((from.clone(), a, b, *traffic), expected);
+                    }
+                }
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn rules(policies: &Cluster) -> impl Iterator<Item = &Rule> {
+    let rules = |policy| Direction::BOTH.into_iter().filter_map(move |d| rules_of(policy, d)).flatten();
+    policies.policies.values().flat_map(move |policy| rules(policy.as_ref()))
+}
+
+fn rules_of(policy: &policy_compiler::policy::Policy, direction: Direction) -> Option<&Vec<Rule>> {
+    match direction {
+        Direction::Ingress => policy.ingress.as_ref(),
+        Direction::Egress => policy.egress.as_ref(),
+    }
+}
+
+/// The ports that policies name, and for ranges those just outside of them.
+fn ports<'a>(policies: &'a Cluster, cluster: &'a Cluster) -> impl Iterator<Item = (Protocol, u16)> + 'a {
+    let listed = rules(policies).flat_map(|rule| match &rule.ports {
+        Ports::All => &[],
+        Ports::Listed(list) => list.as_slice(),
+    });
+    listed.flat_map(move |entry| match entry {
+        PortMatch::Range(protocol, range) => {
+            let edges = [range.first.saturating_sub(1), range.first, range.last, range.last.saturating_add(1)];
+            edges.into_iter().filter(|n| *n > 0).map(|n| (*protocol, n)).collect::<Vec<_>>()
+        }
+        PortMatch::Named(protocol, name) => {
+            let declared = cluster.pods.values().filter(|p| !p.ended).flat_map(|p| &p.ports);
+            let named = declared.filter(|p| p.name.as_ref() == Some(name));
+            named.map(|p| (*protocol, p.number)).collect()
+        }
+    })
+}
+
+/// Addresses at both sides of the edges of all blocks, as far as somebody can have them.
+fn edges(policies: &Cluster) -> BTreeSet<IpAddr> {
+    let mut edges = BTreeSet::new();
+    let peers = rules(policies).flat_map(|rule| match &rule.peers {
+        Peers::All => &[],
+        Peers::Listed(list) => list.as_slice(),
+    });
+    for block in peers.filter_map(|peer| match peer {
+        Peer::Block(block) => Some(block),
+        Peer::Pods(_) => None,
+    }) {
+        for net in block.except.iter().chain([&block.cidr]) {
+            edges.extend(around(net));
+        }
+    }
+    edges.retain(possible);
+    edges
+}
+
+fn around(net: &IpNet) -> Vec<IpAddr> {
+    match net {
+        IpNet::V4(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let four = [first.saturating_sub(1), first, last, last.saturating_add(1)];
+            four.map(|bits| std::net::Ipv4Addr::from_bits(bits).into()).into()
+        }
+        IpNet::V6(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let four = [first.saturating_sub(1), first, last, last.saturating_add(1)];
+            four.map(|bits| std::net::Ipv6Addr::from_bits(bits).into()).into()
+        }
+    }
+}
+
+/// Whether a machine can have this address and be reached by it.
+fn possible(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !matches!(a.octets(), [0 | 127 | 224.., ..] | [169, 254, ..]),
+        IpAddr::V6(a) => !matches!(a.segments()[0], 0 | 0xfe80..),
+    }
+}
