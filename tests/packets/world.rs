@@ -40,7 +40,9 @@ impl World {
 
     /// Builds a cluster from manifests, without the policies among them.
     pub(crate) fn of(text: &str, mode: Mode) -> Result<World> {
-        let mut cluster = manifests::parse("cluster.yaml", text).map_err(|e| e.to_string())?.cluster;
+        let mut cluster = manifests::parse("cluster.yaml", text)
+            .map_err(|e| e.to_string())?
+            .cluster;
         assign_addresses(&mut cluster)?;
         World::stage(&cluster.clone(), cluster, &Options::default(), mode)
     }
@@ -71,11 +73,6 @@ impl World {
             }
         }
         Ok(None)
-    }
-
-    /// The cluster, with the policies of the moment.
-    pub(crate) fn cluster(&self) -> &Cluster {
-        &self.cluster
     }
 
     /// The namespace of a place.
@@ -114,7 +111,11 @@ impl World {
             true => Ok(()),
             false => {
                 let at = format!("{}:{}", caller.file(), caller.line());
-                Err(format!("{at}: {from} to {} on {}: expected {expected}, saw {outcome}", to.0, to.1).into())
+                Err(format!(
+                    "{at}: {from} to {} on {}: expected {expected}, saw {outcome}",
+                    to.0, to.1
+                )
+                .into())
             }
         }
     }
@@ -163,4 +164,14 @@ pub(crate) fn tcp(port: u16) -> Traffic {
 
 pub(crate) fn udp(port: u16) -> Traffic {
     Traffic::Port(Protocol::Udp, port)
+}
+
+/// Fails with the place of the caller and what is wrong.
+#[track_caller]
+pub(crate) fn must(met: bool, what: impl std::fmt::Display) -> Result {
+    let caller = std::panic::Location::caller();
+    match met {
+        true => Ok(()),
+        false => Err(format!("{}:{}: {what}", caller.file(), caller.line()).into()),
+    }
 }
