@@ -17,19 +17,19 @@ use crate::world::{Result, must};
 const CLUSTER: &str = "
 apiVersion: v1
 kind: Node
-metadata: {name: n}
+metadata: {name: node}
 status: {addresses: [{type: InternalIP, address: 10.77.0.1}, {type: InternalIP, address: 'fd00:77::1'}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: client, namespace: shop, labels: {app: client}}
-spec: {nodeName: n, containers: [{name: main, image: i}]}
+spec: {nodeName: node, containers: [{name: main, image: i}]}
 status: {phase: Running, podIP: 10.77.0.2, podIPs: [{ip: 10.77.0.2}, {ip: 'fd00:77::2'}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: server, namespace: shop, labels: {app: server}}
-spec: {nodeName: n, containers: [{name: main, image: i}]}
+spec: {nodeName: node, containers: [{name: main, image: i}]}
 status: {phase: Running, podIP: 10.77.0.3, podIPs: [{ip: 10.77.0.3}, {ip: 'fd00:77::3'}]}
 ";
 
@@ -95,7 +95,7 @@ pub(crate) fn pods_on_a_bridge_find_each_other() -> Result {
         program: program("nft")?.into(),
         ..Nft::default()
     };
-    let mut enforcer = Enforcer::new("n".into(), Mode::Enforce, nft);
+    let mut enforcer = Enforcer::new("node".into(), Mode::Enforce, nft);
     for address in ["10.77.0.3", "fd00:77::3"] {
         let address: IpAddr = address.parse()?;
         let to = SocketAddr::new(address, 80);

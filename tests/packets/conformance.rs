@@ -31,7 +31,7 @@ const UNNAMED: u16 = 9999;
 const AT_ONCE: usize = 8;
 
 /// How many scenarios a sandbox plays; more of one cluster are played in several at once.
-const SCENARIOS: usize = 15;
+const SCENARIOS: usize = 8;
 
 /// A scenario of a cluster.
 struct Scenario {
