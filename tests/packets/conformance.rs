@@ -6,16 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ipnet::IpNet;
 use palisade::manifests;
 use palisade::nft::Mode;
-use palisade::sandbox::{Expect, Options, Outcome, Place, Probe, assign_addresses};
-use policy_compiler::cluster::{Cluster, Endpoint};
-use policy_compiler::evaluate::Evaluator;
-use policy_compiler::policy::{Direction, Peer, Peers, PortMatch, Ports, Rule};
-use policy_compiler::ports::{Protocol, Traffic};
+use palisade::sandbox::{Expect, Options, Outcome, Probe, assign_addresses};
+use policy_compiler::cluster::{Cluster, Node};
+use policy_compiler::ports::Protocol;
 
+use crate::plan::{Expected, Plan, UNNAMED, edges, plan, ports};
 use crate::world::{Result, World};
 
 /// Scenarios that packets cannot show, with the reason. One that is no longer there fails the test.
@@ -23,9 +22,6 @@ const LEFT_OUT: [(&str, &str); 1] = [(
     "traps/pod-without-an-address",
     "nothing can be sent to or from a pod without an address; the sandbox would give it one",
 )];
-
-/// A port that no scenario names.
-const UNNAMED: u16 = 9999;
 
 /// How many sandboxes are at work at once: most of the time is spent listening to silence.
 const AT_ONCE: usize = 8;
@@ -51,22 +47,12 @@ struct Play {
     scenarios: Vec<Scenario>,
 }
 
-/// One probe: from where, with which source, to which address, what.
-type Key = (Place, IpAddr, IpAddr, Traffic);
-
-/// Who must answer a probe, and whether policy lets it pass.
-struct Expected {
-    answerer: String,
-    allowed: bool,
-    reason: String,
-}
-
 /// Plays all scenarios of a group of fixtures.
 pub(crate) fn group(group: &str) -> Result {
     let plays = plays(group)?;
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     let work = || -> std::result::Result<(), String> {
-        while let Some(play) = plays.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+        while let Some(play) = plays.get(next.fetch_add(1, Ordering::Relaxed)) {
             let names = || {
                 play.scenarios
                     .iter()
@@ -165,12 +151,13 @@ fn complete(mut cluster: Cluster, second_family: bool) -> Result<(Cluster, Clust
             }
         }
     }
-    let hosts: Vec<_> = (cluster.pods.values().cloned())
+    let hosts: Vec<_> = (cluster.pods.values())
         .filter(|p| p.host_network && !p.ended)
+        .cloned()
         .collect();
     let without_objects = cluster.nodes.is_empty() && !hosts.is_empty();
     for pod in hosts.iter().filter(|_| without_objects) {
-        cluster.add_node(policy_compiler::cluster::Node {
+        cluster.add_node(Node {
             name: pod.node.clone().ok_or("a host-network pod without a node")?,
             labels: Default::default(),
             addresses: pod.addresses.clone(),
@@ -201,7 +188,7 @@ fn play_all(play: &Play) -> Result {
     let mut world = World::stage(&play.staged, play.known.clone(), &options, Mode::Enforce)?;
 
     let plans: Vec<_> = (play.scenarios.iter())
-        .map(|scenario| plan(&world, play, &scenario.policies))
+        .map(|scenario| plan(&world, &play.known, play.added_family, &scenario.policies))
         .collect::<Result<_>>()?;
 
     // Without policy everybody must answer: silence later on is then the work of a policy.
@@ -229,7 +216,7 @@ fn play_all(play: &Play) -> Result {
 }
 
 /// Sends all probes of a plan and lists what differs.
-fn observe(world: &World, name: &str, plan: &BTreeMap<Key, Expected>) -> Result {
+fn observe(world: &World, name: &str, plan: &Plan) -> Result {
     let probes: Vec<Probe> = plan
         .iter()
         .map(|((from, source, to, traffic), expected)| Probe {
@@ -266,173 +253,4 @@ fn observe(world: &World, name: &str, plan: &BTreeMap<Key, Expected>) -> Result 
     let (count, all) = (differences.len(), probes.len());
     differences.truncate(20);
     Err(format!("{name}: {count} of {all} probes differ:\n{}", differences.join("\n")).into())
-}
-
-/// Every pair of which one is a pod, in each family, on the ports of the destination and of the policies, and ICMP echo.
-fn plan(world: &World, play: &Play, policies: &Cluster) -> Result<BTreeMap<Key, Expected>> {
-    let mut cluster = play.known.clone();
-    cluster.policies = policies.policies.clone();
-    let cluster = &cluster;
-    let mut clients = edges(policies);
-    clients.extend(Options::default().client);
-    let evaluator = Evaluator::new(cluster);
-    let book = evaluator.addresses();
-    let mut named: BTreeSet<Traffic> = ports(cluster, cluster).map(|(p, n)| Traffic::Port(p, n)).collect();
-    named.insert(Traffic::Port(Protocol::Tcp, UNNAMED));
-    named.insert(Traffic::Other);
-    let mut ends: Vec<(Place, Vec<Endpoint>)> = Vec::new();
-    for place in world.sandbox.places() {
-        let endpoints = match place {
-            Place::Pod(name) => book.endpoints(&cluster.pods[name]),
-            _ => world
-                .sandbox
-                .addresses(place)?
-                .iter()
-                .map(|a| book.endpoint(*a))
-                .collect(),
-        };
-        ends.push((place.clone(), endpoints));
-    }
-    let own_pod = |place: &Place| match place {
-        Place::Pod(name) => cluster.pods.get(name).filter(|p| !p.host_network),
-        _ => None,
-    };
-    let mut plan = BTreeMap::new();
-    for (from, sources) in &ends {
-        for (to, destinations) in &ends {
-            let host_network = matches!(to, Place::Pod(_)) && own_pod(to).is_none();
-            if from == to || host_network || (own_pod(from).is_none() && own_pod(to).is_none()) {
-                continue;
-            }
-            let mut traffics = named.clone();
-            match own_pod(to) {
-                Some(pod) => traffics.extend(pod.ports.iter().map(|p| Traffic::Port(p.protocol, p.number))),
-                None => {}
-            }
-            let outside = own_pod(from).is_none() || own_pod(to).is_none();
-            for destination in destinations {
-                for source in sources.iter().filter(|s| s.same_family(destination)) {
-                    let (Some(a), Some(b)) = (source.address(), destination.address()) else {
-                        continue;
-                    };
-                    if [(from, a), (to, b)]
-                        .iter()
-                        .any(|(place, a)| **place == Place::Client && !clients.contains(a))
-                    {
-                        continue;
-                    }
-                    let mut tcp = 0;
-                    for traffic in &traffics {
-                        // The outside differs from pods in who may, not in what; a family that only the test has added
-                        // is there to show that rules are rendered for it as well.
-                        tcp += usize::from(matches!(traffic, Traffic::Port(Protocol::Tcp, _)));
-                        let wanted = match traffic {
-                            Traffic::Other => true,
-                            Traffic::Port(Protocol::Tcp, _) if tcp == 1 => true,
-                            Traffic::Port(..) => !outside && !(play.added_family && a.is_ipv6()),
-                        };
-                        if !wanted {
-                            continue;
-                        }
-                        let decision = evaluator.decide(source, destination, *traffic);
-                        let expected = Expected {
-                            answerer: to.to_string(),
-                            allowed: decision.allowed,
-                            reason: decision.to_string(),
-                        };
-                        plan.insert((from.clone(), a, b, *traffic), expected);
-                    }
-                }
-            }
-        }
-    }
-    Ok(plan)
-}
-
-fn rules(policies: &Cluster) -> impl Iterator<Item = &Rule> {
-    let rules = |policy| {
-        Direction::BOTH
-            .into_iter()
-            .filter_map(move |d| rules_of(policy, d))
-            .flatten()
-    };
-    policies
-        .policies
-        .values()
-        .flat_map(move |policy| rules(policy.as_ref()))
-}
-
-fn rules_of(policy: &policy_compiler::policy::Policy, direction: Direction) -> Option<&Vec<Rule>> {
-    match direction {
-        Direction::Ingress => policy.ingress.as_ref(),
-        Direction::Egress => policy.egress.as_ref(),
-    }
-}
-
-/// The ports that policies name, and for ranges those just outside of them.
-fn ports<'a>(policies: &'a Cluster, cluster: &'a Cluster) -> impl Iterator<Item = (Protocol, u16)> + 'a {
-    let listed = rules(policies).flat_map(|rule| match &rule.ports {
-        Ports::All => &[],
-        Ports::Listed(list) => list.as_slice(),
-    });
-    listed.flat_map(move |entry| match entry {
-        PortMatch::Range(protocol, range) => {
-            let mut edges = BTreeSet::from([range.first, range.last]);
-            if range.first < range.last {
-                edges.extend([range.first.saturating_sub(1), range.last.saturating_add(1)]);
-            }
-            edges
-                .into_iter()
-                .filter(|n| *n > 0)
-                .map(|n| (*protocol, n))
-                .collect::<Vec<_>>()
-        }
-        PortMatch::Named(protocol, name) => {
-            let declared = cluster.pods.values().filter(|p| !p.ended).flat_map(|p| &p.ports);
-            let named = declared.filter(|p| p.name.as_ref() == Some(name));
-            named.map(|p| (*protocol, p.number)).collect()
-        }
-    })
-}
-
-/// Addresses at both sides of the edges of all blocks, as far as somebody can have them.
-fn edges(policies: &Cluster) -> BTreeSet<IpAddr> {
-    let mut edges = BTreeSet::new();
-    let peers = rules(policies).flat_map(|rule| match &rule.peers {
-        Peers::All => &[],
-        Peers::Listed(list) => list.as_slice(),
-    });
-    for block in peers.filter_map(|peer| match peer {
-        Peer::Block(block) => Some(block),
-        Peer::Pods(_) => None,
-    }) {
-        for net in block.except.iter().chain([&block.cidr]) {
-            edges.extend(around(net));
-        }
-    }
-    edges.retain(possible);
-    edges
-}
-
-fn around(net: &IpNet) -> Vec<IpAddr> {
-    match net {
-        IpNet::V4(net) => {
-            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
-            let four = [first.saturating_sub(1), first, last, last.saturating_add(1)];
-            four.map(|bits| std::net::Ipv4Addr::from_bits(bits).into()).into()
-        }
-        IpNet::V6(net) => {
-            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
-            let four = [first.saturating_sub(1), first, last, last.saturating_add(1)];
-            four.map(|bits| std::net::Ipv6Addr::from_bits(bits).into()).into()
-        }
-    }
-}
-
-/// Whether a machine can have this address and be reached by it.
-fn possible(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(a) => !matches!(a.octets(), [0 | 127 | 224.., ..] | [169, 254, ..]),
-        IpAddr::V6(a) => !matches!(a.segments()[0], 0 | 0xfe80..),
-    }
 }

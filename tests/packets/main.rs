@@ -5,6 +5,7 @@ mod bridge;
 mod conformance;
 mod connections;
 mod packets;
+mod plan;
 mod shop;
 #[path = "../support/mod.rs"]
 mod support;
