@@ -1,0 +1,255 @@
+//! Packets that are no plain request of a connection: errors, fragments, neighbour discovery, untracked ones, echoes.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use palisade::nft::Mode;
+use palisade::sandbox::{Netns, Place, program};
+use policy_compiler::ports::Traffic;
+
+use crate::shop::{CLUSTER, DENY_ALL, ONLY_DB};
+use crate::world::{Family, Result, World, must, node, pod, tcp, udp};
+
+/// A UDP client and a UDP server of the test's own, with datagrams of any size.
+struct Datagrams {
+    client: UdpSocket,
+    server: UdpSocket,
+    to: SocketAddr,
+}
+
+impl Datagrams {
+    fn new(world: &World, from: &Place, to: &Place, family: Family) -> Result<Datagrams> {
+        // A port that the policies allow and the sandbox's listener leaves free: its sockets are bound to addresses.
+        let bind = |place: &Place, port| -> Result<UdpSocket> {
+            let address = world.socket(place, family, port)?;
+            let socket = world.netns(place)?.run(|| UdpSocket::bind(address))??;
+            socket.set_read_timeout(Some(Duration::from_millis(700)))?;
+            Ok(socket)
+        };
+        let server = bind(to, 5300)?;
+        Ok(Datagrams {
+            client: bind(from, 0)?,
+            to: server.local_addr()?,
+            server,
+        })
+    }
+
+    /// Whether a datagram of that size arrives, whole, and an answer of that other size comes back.
+    fn arrives(&self, size: usize, answer: usize) -> Result<bool> {
+        let mut buffer = vec![0; 65536];
+        if self.client.send_to(&vec![b'x'; size], self.to).is_err() {
+            // The ICMP error about an earlier datagram.
+            return Ok(false);
+        }
+        let Some((length, from)) = waited(self.server.recv_from(&mut buffer))? else {
+            return Ok(false);
+        };
+        self.server.send_to(&buffer[..answer], from)?;
+        let answered = waited(self.client.recv_from(&mut buffer))?;
+        Ok(length == size && answered.is_some_and(|(length, _)| length == answer))
+    }
+}
+
+/// None for a time-out.
+fn waited<T>(result: std::io::Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The policies of the shop, with the port of the test's own datagrams.
+fn only_db() -> String {
+    ONLY_DB.replace("port: 53,", "port: 5300,")
+}
+
+/// Datagrams of 3,000 bytes in three fragments: the first alone says which port they are for.
+pub(crate) fn fragments_follow_their_datagram() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    let (web, api, db) = (pod("web"), pod("api"), pod("db"));
+    for family in Family::BOTH {
+        let to_db = Datagrams::new(&world, &web, &db, family)?;
+        let to_api = Datagrams::new(&world, &web, &api, family)?;
+        let to_web = Datagrams::new(&world, &db, &web, family)?;
+        world.policies("kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems: []\n")?;
+        for datagrams in [&to_db, &to_api, &to_web] {
+            must(datagrams.arrives(3000, 3000)?, "fragments do not arrive without policy")?;
+        }
+        world.policies(&only_db())?;
+        must(
+            to_db.arrives(3000, 3000)?,
+            format!("{family:?}: an allowed datagram in fragments is lost"),
+        )?;
+        must(
+            !to_api.arrives(3000, 3000)?,
+            format!("{family:?}: a denied datagram in fragments passes"),
+        )?;
+        must(
+            !to_web.arrives(3000, 3000)?,
+            format!("{family:?}: a denied datagram in fragments passes to the client"),
+        )?;
+    }
+    Ok(())
+}
+
+/// A link of 1,300 bytes on the way: the sender learns of it by an ICMP error, which reaches a pod that nobody may reach.
+pub(crate) fn errors_of_an_allowed_connection_pass() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    world.policies(&only_db())?;
+    let (web, db) = (pod("web"), pod("db"));
+    // The other end keeps 1,500, so only the node in between can say it.
+    world.netns(&node("b"))?.ip("link set pod0 mtu 1300\n")?;
+    for family in Family::BOTH {
+        let datagrams = Datagrams::new(&world, &web, &db, family)?;
+        must(datagrams.arrives(1000, 10)?, "a small datagram is lost")?;
+        must(
+            !datagrams.arrives(1400, 10)?,
+            format!("{family:?}: the link is wider than it should be"),
+        )?;
+        let start = Instant::now();
+        while !datagrams.arrives(1400, 10)? {
+            must(
+                start.elapsed() < Duration::from_secs(8),
+                format!("{family:?}: the sender never learns of the narrow link"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for TCP: a large answer never arrives when its sender does not learn how wide the way is.
+pub(crate) fn tcp_learns_of_a_narrow_link() -> Result {
+    use std::io::{Read, Write};
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    world.policies(&ONLY_DB.replace("port: 80}", "port: 8080}"))?;
+    let (web, db) = (pod("web"), pod("db"));
+    world.netns(&node("b"))?.ip("link set pod0 mtu 1300\n")?;
+    for family in Family::BOTH {
+        let to = world.socket(&db, family, 8080)?;
+        let listener = world.netns(&db)?.run(|| std::net::TcpListener::bind(to))??;
+        let mut client =
+            (world.netns(&web)?).run(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(8)))??;
+        let (mut server, _) = listener.accept()?;
+        server.set_read_timeout(Some(Duration::from_secs(10)))?;
+        client.write_all(&[7; 50_000])?;
+        let mut buffer = vec![0; 50_000];
+        (server.read_exact(&mut buffer)).map_err(|error| format!("{family:?}: the transfer stands still: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Where only ports are allowed, echo requests are not.
+pub(crate) fn echo_needs_a_rule_without_ports() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    for family in Family::BOTH {
+        world.policies(ONLY_DB)?;
+        world.passes(&pod("web"), &pod("db"), tcp(80), family)?;
+        world.dropped(&pod("web"), &pod("db"), Traffic::Other, family)?;
+        world.policies(&ONLY_DB.replace("    ports: [{port: 80}, {port: 53, protocol: UDP}]\n", ""))?;
+        world.passes(&pod("web"), &pod("db"), Traffic::Other, family)?;
+        world.dropped(&pod("db"), &pod("web"), Traffic::Other, family)?;
+    }
+    Ok(())
+}
+
+/// A packet that connection tracking was told to ignore belongs to nothing that could be allowed.
+pub(crate) fn untracked_packets_are_denied_to_isolated_pods() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    let ignore = "table inet ignore { chain prerouting { type filter hook prerouting priority raw;\n\
+                  udp dport 53 notrack\nudp sport 53 notrack\n}\n}\n";
+    world.netns(&node("b"))?.nft(ignore)?;
+    for family in Family::BOTH {
+        // Only the ingress of db is isolated: web's own node tracks, and would let the packet go.
+        world.policies(crate::shop::DB_INGRESS)?;
+        world.dropped(&pod("web"), &pod("db"), udp(53), family)?;
+        world.passes(&pod("web"), &pod("db"), tcp(80), family)?;
+        // The same packets to a pod that nothing isolates: nothing else is in their way.
+        world.policies(crate::shop::WEB_EGRESS)?;
+        world.passes(&pod("web"), &pod("db"), udp(53), family)?;
+    }
+    Ok(())
+}
+
+/// A pod that is denied everything is still found by its node over IPv6, after everybody forgot where it is.
+pub(crate) fn neighbours_are_found_whatever_the_policy() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    world.policies(DENY_ALL)?;
+    for _ in 0..2 {
+        for place in [node("a"), pod("web")] {
+            ip(world.netns(&place)?, &["-6", "neigh", "flush", "all"])?;
+            let left = ip(world.netns(&place)?, &["-6", "neigh", "show", "nud", "reachable"])?;
+            must(left.is_empty(), format!("neighbours were not forgotten: {left}"))?;
+        }
+        world.passes(&node("a"), &pod("web"), tcp(80), Family::V6)?;
+        world.passes(&node("a"), &pod("web"), Traffic::Other, Family::V6)?;
+        world.dropped(&node("b"), &pod("web"), tcp(80), Family::V6)?;
+    }
+    Ok(())
+}
+
+/// What `ip` says in a namespace.
+pub(crate) fn ip(netns: &Netns, arguments: &[&str]) -> Result<String> {
+    let ip = program("ip")?;
+    let output = netns.run(|| Command::new(ip).args(arguments).output())??;
+    must(output.status.success(), String::from_utf8_lossy(&output.stderr))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Kubelet's probes: a pod and its own node, in both directions; another node is an address like any other.
+pub(crate) fn a_pod_and_its_node_reach_each_other() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    world.policies(DENY_ALL)?;
+    for family in Family::BOTH {
+        for traffic in [tcp(80), udp(53), Traffic::Other] {
+            world.passes(&node("a"), &pod("web"), traffic, family)?;
+            world.dropped(&node("b"), &pod("web"), traffic, family)?;
+        }
+        world.passes(&pod("web"), &node("a"), Traffic::Other, family)?;
+        world.dropped(&pod("web"), &node("b"), Traffic::Other, family)?;
+    }
+    Ok(())
+}
+
+/// Audit mode: everything passes, and what would not have is counted.
+pub(crate) fn audit_drops_nothing_and_counts() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Audit)?;
+    world.policies(DENY_ALL)?;
+    let before = denied(&world, "a")?;
+    for family in Family::BOTH {
+        for traffic in [tcp(80), udp(53), Traffic::Other] {
+            world.passes(&pod("web"), &pod("db"), traffic, family)?;
+            world.passes(&pod("web"), &pod("api"), traffic, family)?;
+        }
+    }
+    let after = denied(&world, "a")?;
+    must(
+        after >= before + 12,
+        format!("{before} packets were counted before, {after} after"),
+    )?;
+    // What is exempt is not counted.
+    sleep(Duration::from_millis(200));
+    let before = denied(&world, "a")?;
+    world.passes(&node("a"), &pod("web"), udp(53), Family::V4)?;
+    let after = denied(&world, "a")?;
+    must(after == before, "a packet of the pod's own node was counted")
+}
+
+/// The packets that the node's table counted as denied.
+fn denied(world: &World, name: &str) -> Result<u64> {
+    let nft = program("nft")?;
+    let run = || {
+        Command::new(nft)
+            .args(["list", "chain", "inet", "palisade", "denied"])
+            .output()
+    };
+    let output = world.netns(&node(name))?.run(run)??;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let count = text
+        .split_once("counter packets ")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    Ok(count.ok_or_else(|| format!("no counter: {text}"))?)
+}

@@ -1,0 +1,177 @@
+//! A cluster in a sandbox with an agent's enforcer on every node: manifests in, real packets between them.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+
+use palisade::agent::enforcer::Enforcer;
+use palisade::manifests;
+use palisade::nft::{Mode, Nft};
+use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
+use policy_compiler::cluster::{Cluster, PodName};
+use policy_compiler::labels::Name;
+use policy_compiler::ports::{Protocol, Traffic};
+
+pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// A sandbox and the enforcers of its nodes, which have applied nothing yet.
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    cluster: Cluster,
+    enforcers: Vec<(Name, Enforcer<Nft>)>,
+}
+
+impl World {
+    /// Builds a completed cluster. The enforcers are told of `cluster`, which may know less than what is staged.
+    pub(crate) fn stage(staged: &Cluster, cluster: Cluster, options: &Options, mode: Mode) -> Result<World> {
+        let sandbox = Sandbox::build(staged, options)?;
+        let nft = Nft {
+            program: program("nft")?.into(),
+            ..Nft::default()
+        };
+        let enforcers = (staged.nodes.keys())
+            .map(|node| (node.clone(), Enforcer::new(node.clone(), mode, nft.clone())))
+            .collect();
+        Ok(World {
+            sandbox,
+            cluster,
+            enforcers,
+        })
+    }
+
+    /// Builds a cluster from manifests, without the policies among them.
+    pub(crate) fn of(text: &str, mode: Mode) -> Result<World> {
+        let mut cluster = manifests::parse("cluster.yaml", text)
+            .map_err(|e| e.to_string())?
+            .cluster;
+        assign_addresses(&mut cluster)?;
+        World::stage(&cluster.clone(), cluster, &Options::default(), mode)
+    }
+
+    /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
+    pub(crate) fn enforce(&mut self, policies: &Cluster) -> Result<usize> {
+        self.cluster.policies = policies.policies.clone();
+        let mut changed = 0;
+        for (node, enforcer) in &mut self.enforcers {
+            let netns = self.sandbox.netns(&Place::Node(node.clone()))?;
+            changed += usize::from(netns.run(|| enforcer.apply(&self.cluster))??.changed);
+        }
+        Ok(changed)
+    }
+
+    /// The same, from manifests.
+    pub(crate) fn policies(&mut self, text: &str) -> Result {
+        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+        self.enforce(&loaded.cluster).map(|_| ())
+    }
+
+    /// In which respect a node's kernel is not as its enforcer believes.
+    pub(crate) fn drift(&mut self) -> Result<Option<String>> {
+        for (node, enforcer) in &mut self.enforcers {
+            let netns = self.sandbox.netns(&Place::Node(node.clone()))?;
+            if let Some(difference) = netns.run(|| enforcer.drift())?? {
+                return Ok(Some(format!("node {node}: {difference}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The namespace of a place.
+    pub(crate) fn netns(&self, place: &Place) -> Result<&Netns> {
+        Ok(self.sandbox.netns(place)?)
+    }
+
+    /// The address of a place in a family.
+    pub(crate) fn address(&self, place: &Place, family: Family) -> Result<IpAddr> {
+        let mut found = self.sandbox.addresses(place)?.iter().copied();
+        let found = found.find(|a| a.is_ipv4() == (family == Family::V4));
+        Ok(found.ok_or_else(|| format!("{place} has no address of {family:?}"))?)
+    }
+
+    /// A pod's address and a port.
+    pub(crate) fn socket(&self, place: &Place, family: Family, port: u16) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.address(place, family)?, port))
+    }
+
+    /// Sends one probe, and fails when anything else comes of it.
+    #[track_caller]
+    pub(crate) fn check(&self, from: &Place, to: (IpAddr, Traffic), expected: &Outcome) -> Result {
+        let caller = std::panic::Location::caller();
+        let expect = match expected {
+            Outcome::Silent => Expect::Silence,
+            _ => Expect::Answer,
+        };
+        let outcome = self.sandbox.probe(&Probe {
+            from: from.clone(),
+            source: None,
+            to: to.0,
+            traffic: to.1,
+            expect,
+        })?;
+        match outcome == *expected {
+            true => Ok(()),
+            false => {
+                let at = format!("{}:{}", caller.file(), caller.line());
+                Err(format!(
+                    "{at}: {from} to {} on {}: expected {expected}, saw {outcome}",
+                    to.0, to.1
+                )
+                .into())
+            }
+        }
+    }
+
+    /// From a place to another's own address: this one answers.
+    #[track_caller]
+    pub(crate) fn passes(&self, from: &Place, to: &Place, traffic: Traffic, family: Family) -> Result {
+        let answered = Outcome::Answered(to.to_string());
+        self.check(from, (self.address(to, family)?, traffic), &answered)
+    }
+
+    /// From a place to another's own address: nothing comes back, and nothing arrives.
+    #[track_caller]
+    pub(crate) fn dropped(&self, from: &Place, to: &Place, traffic: Traffic, family: Family) -> Result {
+        self.check(from, (self.address(to, family)?, traffic), &Outcome::Silent)
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+}
+
+/// A pod of the namespace `shop`.
+pub(crate) fn pod(name: &str) -> Place {
+    Place::Pod(PodName {
+        namespace: "shop".into(),
+        name: name.into(),
+    })
+}
+
+/// A node.
+pub(crate) fn node(name: &str) -> Place {
+    Place::Node(name.into())
+}
+
+pub(crate) fn tcp(port: u16) -> Traffic {
+    Traffic::Port(Protocol::Tcp, port)
+}
+
+pub(crate) fn udp(port: u16) -> Traffic {
+    Traffic::Port(Protocol::Udp, port)
+}
+
+/// Fails with the place of the caller and what is wrong.
+#[track_caller]
+pub(crate) fn must(met: bool, what: impl std::fmt::Display) -> Result {
+    let caller = std::panic::Location::caller();
+    match met {
+        true => Ok(()),
+        false => Err(format!("{}:{}: {what}", caller.file(), caller.line()).into()),
+    }
+}
