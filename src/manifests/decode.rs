@@ -1,8 +1,9 @@
 //! From a YAML tree to a typed value, strictly: a field that the type does not know is an error.
 //!
-//! Every unknown field is found, and the first value of a wrong type; each with its place and its field path.
+//! Every unknown field and every value of a wrong type is found, each with its place and its field path.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use policy_compiler::convert::{FieldPath, Path};
@@ -27,31 +28,83 @@ pub struct DecodeError {
 /// enums, read into a buffer first: they need `deny_unknown_fields` of their own.
 ///
 /// # Errors
-/// All unknown fields, and the first value of a wrong type, in the order of the text.
+/// All unknown fields and all values of a wrong type, in the order of the text.
 pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<DecodeError>> {
-    let unknown = RefCell::new(Vec::new());
-    let outcome = T::deserialize(Decoder {
-        node,
-        path: &Path::Root,
-        unknown: &unknown,
-    });
-    let mut errors = unknown.into_inner();
-    match outcome {
-        Ok(value) if errors.is_empty() => Ok(value),
-        Ok(_) => {
-            errors.sort_by_key(|e| e.position);
-            Err(errors)
-        }
-        Err(failure) => {
-            let (position, path) = failure.place.unwrap_or_default();
-            errors.push(DecodeError {
+    match decode_known(node) {
+        (Some(value), errors) if errors.is_empty() => Ok(value),
+        (_, errors) => Err(errors),
+    }
+}
+
+/// As [`decode`], but with the value beside the errors when nothing worse than unknown fields is wrong: it is what the
+/// known fields say.
+pub fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<DecodeError>) {
+    let notes = Notes::default();
+    let mut failures = Vec::new();
+    let value = loop {
+        let outcome = T::deserialize(Decoder {
+            node,
+            path: &Path::Root,
+            notes: &notes,
+        });
+        let failure = match outcome {
+            Ok(value) => break Some(value),
+            Err(failure) => failure,
+        };
+        // Decoding ends at the first wrong value, so it is left out and decoding begins again, until all are found.
+        let (position, path) = failure.place.unwrap_or_default();
+        let left_out = notes.leave_out(&path);
+        // A field that is missing because its wrong value was left out has been reported.
+        if !(failure.missing_field && notes.left_out_of(&path)) {
+            failures.push(DecodeError {
                 position,
                 path,
                 message: failure.message,
             });
-            errors.sort_by_key(|e| e.position);
-            Err(errors)
         }
+        if !left_out || failures.len() >= MOST_FAILURES {
+            break None;
+        }
+    };
+    let value = value.filter(|_| failures.is_empty());
+    let mut errors = notes.unknown.into_inner();
+    errors.append(&mut failures);
+    errors.sort_by(|a, b| (a.position, &a.path).cmp(&(b.position, &b.path)));
+    errors.dedup();
+    (value, errors)
+}
+
+/// Each wrong value costs one more round over the object, and nobody reads more of them than this.
+const MOST_FAILURES: usize = 50;
+
+/// What the rounds of decoding one object have found.
+#[derive(Default)]
+struct Notes {
+    unknown: RefCell<Vec<DecodeError>>,
+    /// Values that have been found wrong.
+    left_out: RefCell<BTreeSet<FieldPath>>,
+}
+
+impl Notes {
+    /// Leaves a value out of the next round; false when that is the whole object, or has no effect.
+    fn leave_out(&self, path: &FieldPath) -> bool {
+        !path.segments().is_empty() && self.left_out.borrow_mut().insert(path.clone())
+    }
+
+    fn is_left_out(&self, path: &Path<'_>) -> bool {
+        let left_out = self.left_out.borrow();
+        !left_out.is_empty() && left_out.contains(&path.to_field_path())
+    }
+
+    /// Whether a field of this value is left out.
+    fn left_out_of(&self, path: &FieldPath) -> bool {
+        let within = |field: &FieldPath| {
+            field
+                .segments()
+                .split_last()
+                .is_some_and(|(_, up)| up == path.segments())
+        };
+        self.left_out.borrow().iter().any(within)
     }
 }
 
@@ -59,7 +112,7 @@ pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<DecodeError>> {
 struct Decoder<'n, 'p> {
     node: &'n Node,
     path: &'p Path<'p>,
-    unknown: &'p RefCell<Vec<DecodeError>>,
+    notes: &'p Notes,
 }
 
 /// Why decoding stopped; the innermost decoder that sees it adds the place.
@@ -67,6 +120,7 @@ struct Decoder<'n, 'p> {
 struct Failure {
     place: Option<(Position, FieldPath)>,
     message: String,
+    missing_field: bool,
 }
 
 impl fmt::Display for Failure {
@@ -82,11 +136,15 @@ impl de::Error for Failure {
         Failure {
             place: None,
             message: message.to_string(),
+            missing_field: false,
         }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Failure::custom(format_args!("the field {field} is missing: write it"))
+        Failure {
+            missing_field: true,
+            ..Failure::custom(format_args!("the field {field} is missing: write it"))
+        }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -107,7 +165,7 @@ impl<'n> Decoder<'n, '_> {
             place: failure
                 .place
                 .or_else(|| Some((self.node.position, self.path.to_field_path()))),
-            message: failure.message,
+            ..failure
         })
     }
 
@@ -268,7 +326,7 @@ impl<'n> de::Deserializer<'n> for Decoder<'n, '_> {
                 let value = Decoder {
                     node: &entries[0].value,
                     path: &path,
-                    unknown: self.unknown,
+                    notes: self.notes,
                 };
                 self.located(visitor.visit_enum(Variant(value, &entries[0].key)))
             }
@@ -296,16 +354,21 @@ impl<'n> de::SeqAccess<'n> for Items<'n, '_> {
     type Error = Failure;
 
     fn next_element_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        let index = self.next;
-        let Some(node) = self.items.get(index) else {
-            return Ok(None);
+        let (node, path) = loop {
+            let index = self.next;
+            let Some(node) = self.items.get(index) else {
+                return Ok(None);
+            };
+            self.next += 1;
+            let path = self.decoder.path.index(index);
+            if !self.decoder.notes.is_left_out(&path) {
+                break (node, path);
+            }
         };
-        self.next += 1;
-        let path = self.decoder.path.index(index);
         let decoder = Decoder {
             node,
             path: &path,
-            unknown: self.decoder.unknown,
+            notes: self.decoder.notes,
         };
         decoder.located(seed.deserialize(decoder)).map(Some)
     }
@@ -339,12 +402,13 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
             self.rest = rest;
             match self.fields {
                 Some(fields) if !fields.contains(&&*entry.key) => {
-                    self.decoder.unknown.borrow_mut().push(DecodeError {
+                    self.decoder.notes.unknown.borrow_mut().push(DecodeError {
                         position: entry.position,
                         path: self.path_of(&entry.key).to_field_path(),
                         message: unknown_field(&entry.key, fields),
                     });
                 }
+                _ if self.decoder.notes.is_left_out(&self.path_of(&entry.key)) => {}
                 _ => {
                     self.value = Some(entry);
                     return seed.deserialize((*entry.key).into_deserializer()).map(Some);
@@ -361,7 +425,7 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
         let decoder = Decoder {
             node: &entry.value,
             path: &path,
-            unknown: self.decoder.unknown,
+            notes: self.decoder.notes,
         };
         decoder.located(seed.deserialize(decoder))
     }

@@ -92,10 +92,24 @@ fn every_unknown_field_is_named_with_its_place() {
 }
 
 #[test]
-fn a_value_of_a_wrong_type_is_named_beside_the_unknown_fields_before_it() {
+fn every_value_of_a_wrong_type_is_named_beside_the_unknown_fields() {
+    check(
+        "name: a\nexpect: 1\nparts:\n- name: [b]\n  expect: dney\n- {name: c, expect: deny, foo: 1}\n- x\n\
+         - {name: [d], expect: deny}\nbar: 1\n",
+        &[
+            "2:9 expect expected allow, deny or both, found the number 1",
+            "4:9 parts[0].name expected a string, found a list",
+            "5:11 parts[0].expect \"dney\" is not known here: write allow, deny or both",
+            "6:27 parts[1].foo \"foo\" is not a field here: remove it",
+            "7:3 parts[2] expected a mapping, found the string \"x\"",
+            "8:10 parts[3].name expected a string, found a list",
+            "9:1 bar \"bar\" is not a field here: remove it",
+        ],
+    );
     check(
         "nam: a\nparts:\n- name: [b]\n",
         &[
+            "1:1  the field name is missing: write it",
             "1:1 nam \"nam\" is not a field here: did you mean name?",
             "3:9 parts[0].name expected a string, found a list",
         ],
