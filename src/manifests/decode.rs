@@ -2,12 +2,13 @@
 //!
 //! Every unknown field and every value of a wrong type is found, each with its place and its field path.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::fmt;
+mod failure;
 
 use policy_compiler::convert::{FieldPath, Path};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
+
+pub(super) use failure::nearest;
+use failure::{Failure, Notes, one_of, shortened, unknown_field};
 
 use super::yaml::{Entry, Node, Position, Value};
 
@@ -38,7 +39,7 @@ pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<DecodeError>> {
 
 /// As [`decode`], but with the value beside the errors when nothing worse than unknown fields is wrong: it is what the
 /// known fields say.
-pub fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<DecodeError>) {
+pub(super) fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<DecodeError>) {
     let notes = Notes::default();
     let mut failures = Vec::new();
     let value = loop {
@@ -77,86 +78,11 @@ pub fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<DecodeE
 /// Each wrong value costs one more round over the object, and nobody reads more of them than this.
 const MOST_FAILURES: usize = 50;
 
-/// What the rounds of decoding one object have found.
-#[derive(Default)]
-struct Notes {
-    unknown: RefCell<Vec<DecodeError>>,
-    /// Values that have been found wrong.
-    left_out: RefCell<BTreeSet<FieldPath>>,
-}
-
-impl Notes {
-    /// Leaves a value out of the next round; false when that is the whole object, or has no effect.
-    fn leave_out(&self, path: &FieldPath) -> bool {
-        !path.segments().is_empty() && self.left_out.borrow_mut().insert(path.clone())
-    }
-
-    fn is_left_out(&self, path: &Path<'_>) -> bool {
-        let left_out = self.left_out.borrow();
-        !left_out.is_empty() && left_out.contains(&path.to_field_path())
-    }
-
-    /// Whether a field of this value is left out.
-    fn left_out_of(&self, path: &FieldPath) -> bool {
-        let within = |field: &FieldPath| {
-            field
-                .segments()
-                .split_last()
-                .is_some_and(|(_, up)| up == path.segments())
-        };
-        self.left_out.borrow().iter().any(within)
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Decoder<'n, 'p> {
     node: &'n Node,
     path: &'p Path<'p>,
     notes: &'p Notes,
-}
-
-/// Why decoding stopped; the innermost decoder that sees it adds the place.
-#[derive(Debug)]
-struct Failure {
-    place: Option<(Position, FieldPath)>,
-    message: String,
-    missing_field: bool,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl de::Error for Failure {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Failure {
-            place: None,
-            message: message.to_string(),
-            missing_field: false,
-        }
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Failure {
-            missing_field: true,
-            ..Failure::custom(format_args!("the field {field} is missing: write it"))
-        }
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Failure::custom(format_args!(
-            "\"{variant}\" is not known here: write {}",
-            one_of(expected)
-        ))
-    }
-
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Failure::custom(unknown_field(field, expected))
-    }
 }
 
 impl<'n> Decoder<'n, '_> {
@@ -464,35 +390,4 @@ impl<'n> de::VariantAccess<'n> for Decoder<'n, '_> {
     fn struct_variant<V: Visitor<'n>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
         self.map(visitor, Some(fields))
     }
-}
-
-fn unknown_field(field: &str, known: &[&str]) -> String {
-    match nearest(field, known.iter().copied()) {
-        Some(near) => format!("\"{field}\" is not a field here: did you mean {near}?"),
-        None => format!("\"{field}\" is not a field here: remove it"),
-    }
-}
-
-/// The known word that a mistyped one was meant to be, when one is close enough to be evident.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_ascii_lowercase();
-    let distance = |k: &str| strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase());
-    let limit = (word.chars().count() / 4).clamp(1, 3);
-    let (distance, near) = known.map(|k| (distance(k), k)).min()?;
-    (distance <= limit).then_some(near)
-}
-
-fn one_of(words: &[&str]) -> String {
-    match words {
-        [] => "nothing".to_owned(),
-        [one] => (*one).to_owned(),
-        [most @ .., last] => format!("{} or {last}", most.join(", ")),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= 60 {
-        return text.to_owned();
-    }
-    text.chars().take(57).chain("...".chars()).collect()
 }

@@ -440,24 +440,3 @@ mod arbitrary {
         }
     }
 }
-
-#[test]
-fn one_run_reports_every_error_of_an_object() {
-    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, namespace: x}\nspec:\n  podSelector: {}\n";
-    check_errors(
-        &format!("{policy}  ingres: []\n  ingress: [{{prots: [], ports: [{{port: 0}}]}}]\n"),
-        &[
-            "<stdin>:6:3: NetworkPolicy x/a: spec.ingres: \"ingres\" is not a field here: did you mean ingress?",
-            "<stdin>:7:14: NetworkPolicy x/a: spec.ingress[0].prots: \"prots\" is not a field here: did you mean ports?",
-            "<stdin>:7:41: NetworkPolicy x/a: spec.ingress[0].ports[0].port: 0 is not a port: write a number from 1 to 65535",
-        ],
-    );
-    check_errors(
-        &format!("{policy}  ingress: {{}}\n  foo: 1\n  egress: [{{to: 1}}]\n"),
-        &[
-            "<stdin>:6:12: NetworkPolicy x/a: spec.ingress: expected a list, found a mapping",
-            "<stdin>:7:3: NetworkPolicy x/a: spec.foo: \"foo\" is not a field here: remove it",
-            "<stdin>:8:16: NetworkPolicy x/a: spec.egress[0].to: expected a list, found the number 1",
-        ],
-    );
-}
