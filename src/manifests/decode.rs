@@ -55,8 +55,8 @@ pub(super) fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<
         // Decoding ends at the first wrong value, so it is left out and decoding begins again, until all are found.
         let (position, path) = failure.place.unwrap_or_default();
         let left_out = notes.leave_out(&path);
-        // A field that is missing because its wrong value was left out has been reported.
-        if !(failure.missing_field && notes.left_out_of(&path)) {
+        // What misses something because its wrong value was left out follows from what has been reported.
+        if !notes.left_out_of(&path) {
             failures.push(DecodeError {
                 position,
                 path,
@@ -91,7 +91,7 @@ impl<'n> Decoder<'n, '_> {
             place: failure
                 .place
                 .or_else(|| Some((self.node.position, self.path.to_field_path()))),
-            ..failure
+            message: failure.message,
         })
     }
 

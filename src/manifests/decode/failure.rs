@@ -47,8 +47,6 @@ impl Notes {
 pub(super) struct Failure {
     pub(super) place: Option<(Position, FieldPath)>,
     pub(super) message: String,
-    /// Whether a field is missing that must be there.
-    pub(super) missing_field: bool,
 }
 
 impl fmt::Display for Failure {
@@ -64,15 +62,11 @@ impl de::Error for Failure {
         Failure {
             place: None,
             message: message.to_string(),
-            missing_field: false,
         }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Failure {
-            missing_field: true,
-            ..Failure::custom(format_args!("the field {field} is missing: write it"))
-        }
+        Failure::custom(format_args!("the field {field} is missing: write it"))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
