@@ -166,6 +166,7 @@ fn bad_usage_is_refused() {
     refused(&["test", "shop.yaml", "-o", "tap"], &["tap", "text, json, junit"]);
     refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);
     refused(&["agent", "--manifests", "shop"], &["--node-name"]);
+    refused(&["agent", "--manifests", "shop", "--node-name", ""], &["--node-name"]);
     refused(&["frobnicate"], &["frobnicate"]);
 }
 

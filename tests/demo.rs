@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             ),
             ("too_many_probes_are_refused", too_many_probes_are_refused),
             ("bad_manifests_are_refused", bad_manifests_are_refused),
+            ("manifests_without_pods_are_refused", manifests_without_pods_are_refused),
         ],
     )
 }
@@ -123,5 +124,13 @@ fn bad_manifests_are_refused() -> Result<(), Failed> {
     let error = demo(Some("kind: Pod\napiVersion: v1\nmetadata: {nom: x}\n")).err();
     let error = error.map(|e| e.to_string()).unwrap_or_default();
     assert!(error.contains("all.yaml:3") && error.contains("nom"), "{error}");
+    Ok(())
+}
+
+/// Nothing would be probed, and nothing could be off.
+fn manifests_without_pods_are_refused() -> Result<(), Failed> {
+    let error = demo(Some("kind: Namespace\napiVersion: v1\nmetadata: {name: x}\n")).err();
+    let error = error.map(|e| e.to_string()).unwrap_or_default();
+    assert!(error.contains("no running pod"), "{error}");
     Ok(())
 }

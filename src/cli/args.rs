@@ -129,7 +129,7 @@ pub(crate) struct TestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// This node's name, as in spec.nodeName of its pods
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) node_name: String,
     /// Enforce from a folder of manifests, pods included, and follow changes to it
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]

@@ -111,6 +111,12 @@ pub(crate) fn outcomes(compiled: &Compiled, from: &[End], to: &[End], asked: imp
     }
     let mut outcomes: Vec<Outcome> = found.into_iter().map(|(_, outcome)| outcome).collect();
     for outcome in &mut outcomes {
+        if !alone {
+            // An end of which the only pair here would be with itself was not asked about.
+            let (from, to) = (outcome.from.clone(), outcome.to.clone());
+            outcome.from.retain(|f| to.iter().any(|t| !itself(f, t)));
+            outcome.to.retain(|t| from.iter().any(|f| !itself(f, t)));
+        }
         outcome.from.sort();
         outcome.to.sort();
     }
@@ -245,6 +251,12 @@ mod tests {
             let compiled = Compiled::new(cluster);
             let ends = all_ends(&compiled);
             let outcomes = outcomes(&compiled, &ends, &ends, |_| PortSet::all());
+            // A pod and itself were not asked about, so no outcome speaks of that pair alone.
+            for outcome in &outcomes {
+                let other = |end: &End, others: &[End]| others.iter().any(|other| !itself(end, other));
+                prop_assert!(outcome.from.iter().all(|from| other(from, &outcome.to)));
+                prop_assert!(outcome.to.iter().all(|to| other(to, &outcome.from)));
+            }
             let evaluator = Evaluator::new(&compiled.cluster);
             for from in &ends {
                 for to in ends.iter().filter(|to| !itself(from, to)) {

@@ -69,6 +69,11 @@ pub fn run(options: &Options) -> anyhow::Result<Summary> {
         .iter()
         .for_each(|warning| eprintln!("warning: {warning}"));
     let mut cluster = loaded.cluster;
+    // A demo without probes would end well whatever the policies are.
+    anyhow::ensure!(
+        cluster.pods.values().any(|pod| !pod.ended),
+        "the manifests hold no running pod, so there is nothing to probe: give pods, or workloads to derive them from"
+    );
     assign_addresses(&mut cluster)?;
 
     let mut progress = Progress::new();

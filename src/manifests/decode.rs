@@ -1,12 +1,14 @@
 //! From a YAML tree to a typed value, strictly: a field that the type does not know is an error.
 //!
-//! Every unknown field is found, and the first value of a wrong type; each with its place and its field path.
+//! Every unknown field and every value of a wrong type is found, each with its place and its field path.
 
-use std::cell::RefCell;
-use std::fmt;
+mod failure;
 
 use policy_compiler::convert::{FieldPath, Path};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
+
+pub(super) use failure::nearest;
+use failure::{Failure, Notes, one_of, shortened, unknown_field};
 
 use super::yaml::{Entry, Node, Position, Value};
 
@@ -27,78 +29,60 @@ pub struct DecodeError {
 /// enums, read into a buffer first: they need `deny_unknown_fields` of their own.
 ///
 /// # Errors
-/// All unknown fields, and the first value of a wrong type, in the order of the text.
+/// All unknown fields and all values of a wrong type, in the order of the text.
 pub fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<DecodeError>> {
-    let unknown = RefCell::new(Vec::new());
-    let outcome = T::deserialize(Decoder {
-        node,
-        path: &Path::Root,
-        unknown: &unknown,
-    });
-    let mut errors = unknown.into_inner();
-    match outcome {
-        Ok(value) if errors.is_empty() => Ok(value),
-        Ok(_) => {
-            errors.sort_by_key(|e| e.position);
-            Err(errors)
-        }
-        Err(failure) => {
-            let (position, path) = failure.place.unwrap_or_default();
-            errors.push(DecodeError {
+    match decode_known(node) {
+        (Some(value), errors) if errors.is_empty() => Ok(value),
+        (_, errors) => Err(errors),
+    }
+}
+
+/// As [`decode`], but with the value beside the errors when nothing worse than unknown fields is wrong: it is what the
+/// known fields say.
+pub(super) fn decode_known<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<DecodeError>) {
+    let notes = Notes::default();
+    let mut failures = Vec::new();
+    let value = loop {
+        let outcome = T::deserialize(Decoder {
+            node,
+            path: &Path::Root,
+            notes: &notes,
+        });
+        let failure = match outcome {
+            Ok(value) => break Some(value),
+            Err(failure) => failure,
+        };
+        // Decoding ends at the first wrong value, so it is left out and decoding begins again, until all are found.
+        let (position, path) = failure.place.unwrap_or_default();
+        let left_out = notes.leave_out(&path);
+        // What misses something because its wrong value was left out follows from what has been reported.
+        if !notes.left_out_of(&path) {
+            failures.push(DecodeError {
                 position,
                 path,
                 message: failure.message,
             });
-            errors.sort_by_key(|e| e.position);
-            Err(errors)
         }
-    }
+        if !left_out || failures.len() >= MOST_FAILURES {
+            break None;
+        }
+    };
+    let value = value.filter(|_| failures.is_empty());
+    let mut errors = notes.unknown.into_inner();
+    errors.append(&mut failures);
+    errors.sort_by(|a, b| (a.position, &a.path).cmp(&(b.position, &b.path)));
+    errors.dedup();
+    (value, errors)
 }
+
+/// Each wrong value costs one more round over the object, and nobody reads more of them than this.
+const MOST_FAILURES: usize = 50;
 
 #[derive(Clone, Copy)]
 struct Decoder<'n, 'p> {
     node: &'n Node,
     path: &'p Path<'p>,
-    unknown: &'p RefCell<Vec<DecodeError>>,
-}
-
-/// Why decoding stopped; the innermost decoder that sees it adds the place.
-#[derive(Debug)]
-struct Failure {
-    place: Option<(Position, FieldPath)>,
-    message: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl de::Error for Failure {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Failure {
-            place: None,
-            message: message.to_string(),
-        }
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Failure::custom(format_args!("the field {field} is missing: write it"))
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Failure::custom(format_args!(
-            "\"{variant}\" is not known here: write {}",
-            one_of(expected)
-        ))
-    }
-
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Failure::custom(unknown_field(field, expected))
-    }
+    notes: &'p Notes,
 }
 
 impl<'n> Decoder<'n, '_> {
@@ -268,7 +252,7 @@ impl<'n> de::Deserializer<'n> for Decoder<'n, '_> {
                 let value = Decoder {
                     node: &entries[0].value,
                     path: &path,
-                    unknown: self.unknown,
+                    notes: self.notes,
                 };
                 self.located(visitor.visit_enum(Variant(value, &entries[0].key)))
             }
@@ -296,16 +280,21 @@ impl<'n> de::SeqAccess<'n> for Items<'n, '_> {
     type Error = Failure;
 
     fn next_element_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        let index = self.next;
-        let Some(node) = self.items.get(index) else {
-            return Ok(None);
+        let (node, path) = loop {
+            let index = self.next;
+            let Some(node) = self.items.get(index) else {
+                return Ok(None);
+            };
+            self.next += 1;
+            let path = self.decoder.path.index(index);
+            if !self.decoder.notes.is_left_out(&path) {
+                break (node, path);
+            }
         };
-        self.next += 1;
-        let path = self.decoder.path.index(index);
         let decoder = Decoder {
             node,
             path: &path,
-            unknown: self.decoder.unknown,
+            notes: self.decoder.notes,
         };
         decoder.located(seed.deserialize(decoder)).map(Some)
     }
@@ -339,12 +328,13 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
             self.rest = rest;
             match self.fields {
                 Some(fields) if !fields.contains(&&*entry.key) => {
-                    self.decoder.unknown.borrow_mut().push(DecodeError {
+                    self.decoder.notes.unknown.borrow_mut().push(DecodeError {
                         position: entry.position,
                         path: self.path_of(&entry.key).to_field_path(),
                         message: unknown_field(&entry.key, fields),
                     });
                 }
+                _ if self.decoder.notes.is_left_out(&self.path_of(&entry.key)) => {}
                 _ => {
                     self.value = Some(entry);
                     return seed.deserialize((*entry.key).into_deserializer()).map(Some);
@@ -361,7 +351,7 @@ impl<'n> de::MapAccess<'n> for Entries<'n, '_> {
         let decoder = Decoder {
             node: &entry.value,
             path: &path,
-            unknown: self.decoder.unknown,
+            notes: self.decoder.notes,
         };
         decoder.located(seed.deserialize(decoder))
     }
@@ -400,35 +390,4 @@ impl<'n> de::VariantAccess<'n> for Decoder<'n, '_> {
     fn struct_variant<V: Visitor<'n>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
         self.map(visitor, Some(fields))
     }
-}
-
-fn unknown_field(field: &str, known: &[&str]) -> String {
-    match nearest(field, known.iter().copied()) {
-        Some(near) => format!("\"{field}\" is not a field here: did you mean {near}?"),
-        None => format!("\"{field}\" is not a field here: remove it"),
-    }
-}
-
-/// The known word that a mistyped one was meant to be, when one is close enough to be evident.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_ascii_lowercase();
-    let distance = |k: &str| strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase());
-    let limit = (word.chars().count() / 4).clamp(1, 3);
-    let (distance, near) = known.map(|k| (distance(k), k)).min()?;
-    (distance <= limit).then_some(near)
-}
-
-fn one_of(words: &[&str]) -> String {
-    match words {
-        [] => "nothing".to_owned(),
-        [one] => (*one).to_owned(),
-        [most @ .., last] => format!("{} or {last}", most.join(", ")),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= 60 {
-        return text.to_owned();
-    }
-    text.chars().take(57).chain("...".chars()).collect()
 }

@@ -260,19 +260,17 @@ impl Loader {
         convert: fn(&K) -> Result<T, Vec<FieldError>>,
     ) -> Option<T> {
         self.register(object);
-        let decoded: K = match decode(object.node) {
-            Ok(decoded) => decoded,
-            Err(errors) => {
-                let name = Some(&object.name);
-                let errors = errors
-                    .into_iter()
-                    .map(|e| at(object.file, e.position, name, Some(e.path), e.message));
-                self.errors.extend(errors);
-                return None;
-            }
-        };
+        let (decoded, errors) = decode::decode_known::<K>(object.node);
+        let sound = errors.is_empty();
+        let name = Some(&object.name);
+        self.errors.extend(
+            errors
+                .into_iter()
+                .map(|e| at(object.file, e.position, name, Some(e.path), e.message)),
+        );
+        let decoded = decoded?;
         match convert(&decoded) {
-            Ok(value) => Some(value),
+            Ok(value) => sound.then_some(value),
             Err(errors) => {
                 self.errors.extend(errors.into_iter().map(|e| object.problem(e)));
                 None

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::check_errors;
 use crate::manifests::{DecodeError, decode, documents};
 
 /// A type of our own, as the test files of the `test` command are.
@@ -92,10 +93,24 @@ fn every_unknown_field_is_named_with_its_place() {
 }
 
 #[test]
-fn a_value_of_a_wrong_type_is_named_beside_the_unknown_fields_before_it() {
+fn every_value_of_a_wrong_type_is_named_beside_the_unknown_fields() {
+    check(
+        "name: a\nexpect: 1\nparts:\n- name: [b]\n  expect: dney\n- {name: c, expect: deny, foo: 1}\n- x\n\
+         - {name: [d], expect: deny}\nbar: 1\n",
+        &[
+            "2:9 expect expected allow, deny or both, found the number 1",
+            "4:9 parts[0].name expected a string, found a list",
+            "5:11 parts[0].expect \"dney\" is not known here: write allow, deny or both",
+            "6:27 parts[1].foo \"foo\" is not a field here: remove it",
+            "7:3 parts[2] expected a mapping, found the string \"x\"",
+            "8:10 parts[3].name expected a string, found a list",
+            "9:1 bar \"bar\" is not a field here: remove it",
+        ],
+    );
     check(
         "nam: a\nparts:\n- name: [b]\n",
         &[
+            "1:1  the field name is missing: write it",
             "1:1 nam \"nam\" is not a field here: did you mean name?",
             "3:9 parts[0].name expected a string, found a list",
         ],
@@ -132,5 +147,26 @@ fn a_value_of_a_wrong_type_is_named_beside_the_unknown_fields_before_it() {
     check(
         "name: a\nlabels: [a]\n",
         &["2:9 labels expected a mapping, found a list"],
+    );
+}
+
+#[test]
+fn one_run_reports_every_error_of_an_object() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a, namespace: x}\nspec:\n  podSelector: {}\n";
+    check_errors(
+        &format!("{policy}  ingres: []\n  ingress: [{{prots: [], ports: [{{port: 0}}]}}]\n"),
+        &[
+            "f.yaml:6:3: NetworkPolicy x/a: spec.ingres: \"ingres\" is not a field here: did you mean ingress?",
+            "f.yaml:7:14: NetworkPolicy x/a: spec.ingress[0].prots: \"prots\" is not a field here: did you mean ports?",
+            "f.yaml:7:40: NetworkPolicy x/a: spec.ingress[0].ports[0].port: 0 is not a port: write a number from 1 to 65535",
+        ],
+    );
+    check_errors(
+        &format!("{policy}  ingress: {{}}\n  foo: 1\n  egress: [{{to: 1}}]\n"),
+        &[
+            "f.yaml:6:12: NetworkPolicy x/a: spec.ingress: expected a list, found a mapping",
+            "f.yaml:7:3: NetworkPolicy x/a: spec.foo: \"foo\" is not a field here: remove it",
+            "f.yaml:8:17: NetworkPolicy x/a: spec.egress[0].to: expected a list, found the number 1",
+        ],
     );
 }
