@@ -48,23 +48,33 @@ impl Sets {
 }
 
 impl Sets {
+    /// The union of many. Each step of a long chain of unions would be kept for ever, and they grow with its length.
+    pub(crate) fn union_of(&mut self, ids: &[u32]) -> u32 {
+        const FEW: usize = 8;
+        match ids {
+            [first, rest @ ..] if rest.len() < FEW => rest.iter().fold(*first, |sum, id| self.union(sum, *id)),
+            _ => self.id(PortSet::union_of(ids.iter().map(|id| self.get(*id)))),
+        }
+    }
+
     /// The fixed ports that a rule asks for, and the names.
     fn of_rule(&mut self, ports: &Ports) -> (u32, Arc<[PortName]>) {
         if let Some((fixed, names)) = self.by_rule.get(ports) {
             return (*fixed, names.clone());
         }
-        let (mut fixed, mut names) = (PortSet::none(), Vec::new());
-        match ports {
-            Ports::All => fixed = PortSet::all(),
+        let (mut names, mut ranges) = (Vec::new(), Vec::new());
+        let fixed = match ports {
+            Ports::All => PortSet::all(),
             Ports::Listed(list) => {
                 for port in list {
                     match port {
-                        PortMatch::Range(protocol, range) => fixed = fixed.union(&PortSet::of(*protocol, *range)),
+                        PortMatch::Range(protocol, range) => ranges.push((*protocol, *range)),
                         PortMatch::Named(protocol, name) => names.push((*protocol, name.clone())),
                     }
                 }
+                PortSet::of_ranges(ranges)
             }
-        }
+        };
         let prepared: (u32, Arc<[PortName]>) = (self.id(fixed), names.into());
         self.by_rule.insert(ports.clone(), prepared.clone());
         prepared

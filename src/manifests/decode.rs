@@ -91,7 +91,7 @@ impl de::Error for Failure {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Failure::custom(format_args!(
-            "\"{variant}\" is not known here: write {}",
+            "\"{variant:.80}\" is not known here: write {}",
             one_of(expected)
         ))
     }
@@ -414,6 +414,9 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
     let lower = word.to_ascii_lowercase();
     let distance = |k: &str| strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase());
     let limit = (word.chars().count() / 4).clamp(1, 3);
+    // It takes at least as many changes as the lengths differ by; and a word can be very long.
+    let length = lower.chars().count();
+    let known = known.filter(|k| k.chars().count().abs_diff(length) <= limit);
     let (distance, near) = known.map(|k| (distance(k), k)).min()?;
     (distance <= limit).then_some(near)
 }
