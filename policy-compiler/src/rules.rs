@@ -1,11 +1,15 @@
 //! Rules as the compiler works with them: peers as numbered terms, ports as numbered sets.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::labels::Name;
-use crate::policy::{Action, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
+use crate::policy::{Action, IpBlock, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
 use crate::population::Declared;
 use crate::ports::{PortSet, Protocol, Traffic};
 use crate::table::Kind;
@@ -103,9 +107,9 @@ impl Prepared {
         match &rule.peers {
             Peers::All => kinds = [true; 6],
             Peers::Listed(peers) => {
-                for peer in peers {
-                    match whole_kinds(peer) {
-                        [] => terms.push(term(peer)),
+                for peer in merged(peers) {
+                    match whole_kinds(&peer) {
+                        [] => terms.push(term(&peer)),
                         whole => whole.iter().for_each(|kind| kinds[*kind as usize] = true),
                     }
                 }
@@ -120,6 +124,54 @@ impl Prepared {
             names,
         }
     }
+}
+
+/// The peers of a rule, with the blocks of one CIDR as one: else each of thousands that differ in their exceptions would
+/// count in each of the cells that the exceptions of the others cut.
+fn merged(peers: &[Peer]) -> impl Iterator<Item = Cow<'_, Peer>> {
+    let mut blocks: BTreeMap<IpNet, Cow<'_, Peer>> = BTreeMap::new();
+    let mut rest = Vec::new();
+    for peer in peers {
+        let Peer::Block(block) = peer else {
+            rest.push(Cow::Borrowed(peer));
+            continue;
+        };
+        match blocks.entry(block.cidr) {
+            Entry::Vacant(place) => {
+                place.insert(Cow::Borrowed(peer));
+            }
+            Entry::Occupied(mut place) => {
+                if let Peer::Block(known) = &**place.get() {
+                    let except = common(&known.except, &block.except);
+                    place.insert(Cow::Owned(Peer::Block(IpBlock::new(block.cidr, except))));
+                }
+            }
+        }
+    }
+    rest.into_iter().chain(blocks.into_values())
+}
+
+/// The addresses that are in some network of both lists, all of one family.
+fn common(left: &[IpNet], right: &[IpNet]) -> Vec<IpNet> {
+    let [left, right] = [left, right].map(|nets| {
+        let mut disjoint = IpNet::aggregate(&nets.to_vec());
+        disjoint.sort_unstable();
+        disjoint
+    });
+    let (mut out, mut left, mut right) = (Vec::new(), left.iter().peekable(), right.iter().peekable());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        if a.contains(*b) {
+            out.push(**b);
+        } else if b.contains(*a) {
+            out.push(**a);
+        }
+        if a.broadcast() < b.broadcast() {
+            left.next();
+        } else {
+            right.next();
+        }
+    }
+    out
 }
 
 /// The kinds that a peer matches whole: "all pods", or a whole address family.

@@ -404,8 +404,8 @@ impl<'n> de::VariantAccess<'n> for Decoder<'n, '_> {
 
 fn unknown_field(field: &str, known: &[&str]) -> String {
     match nearest(field, known.iter().copied()) {
-        Some(near) => format!("\"{field}\" is not a field here: did you mean {near}?"),
-        None => format!("\"{field}\" is not a field here: remove it"),
+        Some(near) => format!("\"{field:.80}\" is not a field here: did you mean {near}?"),
+        None => format!("\"{field:.80}\" is not a field here: remove it"),
     }
 }
 
