@@ -251,4 +251,7 @@ fn files_that_are_no_text_or_too_large() {
     };
     std::fs::write(folder.path().join("latin.yaml"), b"kind: Pod\nname: caf\xe9\n").expect("a file");
     assert!(load("latin.yaml").contains("not UTF-8 text in line 2"));
+    let large = std::fs::File::create(folder.path().join("large.yaml")).expect("a file");
+    large.set_len(manifests::MAX_FILE_SIZE + 1).expect("a file with a hole");
+    assert!(load("large.yaml").contains("larger than 256 MiB: split it into several files"));
 }
