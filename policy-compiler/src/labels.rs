@@ -84,8 +84,8 @@ impl Requirement {
     pub fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|v| values.contains(v)),
-            Operator::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
+            Operator::In(values) => value.is_some_and(|v| values.binary_search(v).is_ok()),
+            Operator::NotIn(values) => value.is_none_or(|v| values.binary_search(v).is_err()),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }

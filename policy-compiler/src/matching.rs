@@ -2,6 +2,7 @@
 //! labels that a pod has, not the number of selectors there are.
 
 use std::hash::Hash;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -34,9 +35,9 @@ fn place(selector: &Selector) -> Place<'_> {
 /// Selectors by number, indexed by one requirement of each.
 #[derive(Clone, Debug)]
 struct SelectorIndex<T> {
-    by_pair: FxHashMap<Name, FxHashMap<Name, Vec<(Selector, T)>>>,
-    by_key: FxHashMap<Name, Vec<(Selector, T)>>,
-    rest: Vec<(Selector, T)>,
+    by_pair: FxHashMap<Name, FxHashMap<Name, Vec<(Arc<Selector>, T)>>>,
+    by_key: FxHashMap<Name, Vec<(Arc<Selector>, T)>>,
+    rest: Vec<(Arc<Selector>, T)>,
 }
 
 impl<T> Default for SelectorIndex<T> {
@@ -51,15 +52,17 @@ impl<T> Default for SelectorIndex<T> {
 
 impl<T: Copy + PartialEq> SelectorIndex<T> {
     fn insert(&mut self, selector: &Selector, id: T) {
+        // One copy for all of its values: there may be thousands.
+        let shared = Arc::new(selector.clone());
         match place(selector) {
             Place::Pairs(key, values) => {
                 let by_value = self.by_pair.entry(key.clone()).or_default();
                 for value in values {
-                    by_value.entry(value.clone()).or_default().push((selector.clone(), id));
+                    by_value.entry(value.clone()).or_default().push((shared.clone(), id));
                 }
             }
-            Place::Key(key) => self.by_key.entry(key.clone()).or_default().push((selector.clone(), id)),
-            Place::Rest => self.rest.push((selector.clone(), id)),
+            Place::Key(key) => self.by_key.entry(key.clone()).or_default().push((shared.clone(), id)),
+            Place::Rest => self.rest.push((shared.clone(), id)),
         }
     }
 
@@ -80,7 +83,7 @@ impl<T: Copy + PartialEq> SelectorIndex<T> {
 
     /// Calls back with each selector that matches.
     fn matches(&self, labels: &Labels, mut found: impl FnMut(T)) {
-        let mut take = |candidates: &[(Selector, T)]| {
+        let mut take = |candidates: &[(Arc<Selector>, T)]| {
             candidates
                 .iter()
                 .filter(|(s, _)| s.matches(labels))
@@ -98,7 +101,7 @@ impl<T: Copy + PartialEq> SelectorIndex<T> {
     }
 }
 
-fn remove_from<K: Hash + Eq, T: PartialEq>(map: &mut FxHashMap<K, Vec<(Selector, T)>>, key: &K, id: T) {
+fn remove_from<K: Hash + Eq, T: PartialEq>(map: &mut FxHashMap<K, Vec<(Arc<Selector>, T)>>, key: &K, id: T) {
     if let Some(list) = map.get_mut(key) {
         list.retain(|(_, i)| *i != id);
         if list.is_empty() {

@@ -126,12 +126,16 @@ impl Ranges {
 
     fn intersection(&self, other: &Self) -> Self {
         let mut out = Vec::new();
-        for a in &self.0 {
-            for b in &other.0 {
-                let (first, last) = (a.first.max(b.first), a.last.min(b.last));
-                if first <= last {
-                    out.push(PortRange { first, last });
-                }
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+            let (first, last) = (a.first.max(b.first), a.last.min(b.last));
+            if first <= last {
+                out.push(PortRange { first, last });
+            }
+            if a.last < b.last {
+                left.next();
+            } else {
+                right.next();
             }
         }
         Ranges(out)
@@ -201,6 +205,33 @@ impl PortSet {
         let mut set = Self::default();
         set.ranges[protocol as usize] = Ranges::normalised(vec![range]);
         set
+    }
+
+    /// Many ranges at once, in time near linear in their number.
+    pub fn of_ranges(ranges: impl IntoIterator<Item = (Protocol, PortRange)>) -> Self {
+        let mut lists = [const { Vec::new() }; 3];
+        for (protocol, range) in ranges {
+            lists[protocol as usize].push(range);
+        }
+        PortSet {
+            ranges: lists.map(Ranges::normalised),
+            other: false,
+        }
+    }
+
+    /// What is in any of many sets, in time near linear in the number of their ranges.
+    pub(crate) fn union_of<'a>(sets: impl IntoIterator<Item = &'a PortSet>) -> Self {
+        let (mut lists, mut other) = ([const { Vec::new() }; 3], false);
+        for set in sets {
+            other |= set.other;
+            for (list, ranges) in lists.iter_mut().zip(&set.ranges) {
+                list.extend_from_slice(&ranges.0);
+            }
+        }
+        PortSet {
+            ranges: lists.map(Ranges::normalised),
+            other,
+        }
     }
 
     /// The set that holds just this.

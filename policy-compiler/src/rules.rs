@@ -1,11 +1,15 @@
 //! Rules as the compiler works with them: peers as numbered terms, ports as numbered sets.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::labels::Name;
-use crate::policy::{Action, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
+use crate::policy::{Action, IpBlock, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
 use crate::population::Declared;
 use crate::ports::{PortSet, Protocol, Traffic};
 use crate::table::Kind;
@@ -48,23 +52,33 @@ impl Sets {
 }
 
 impl Sets {
+    /// The union of many. Each step of a long chain of unions would be kept for ever, and they grow with its length.
+    pub(crate) fn union_of(&mut self, ids: &[u32]) -> u32 {
+        const FEW: usize = 8;
+        match ids {
+            [first, rest @ ..] if rest.len() < FEW => rest.iter().fold(*first, |sum, id| self.union(sum, *id)),
+            _ => self.id(PortSet::union_of(ids.iter().map(|id| self.get(*id)))),
+        }
+    }
+
     /// The fixed ports that a rule asks for, and the names.
     fn of_rule(&mut self, ports: &Ports) -> (u32, Arc<[PortName]>) {
         if let Some((fixed, names)) = self.by_rule.get(ports) {
             return (*fixed, names.clone());
         }
-        let (mut fixed, mut names) = (PortSet::none(), Vec::new());
-        match ports {
-            Ports::All => fixed = PortSet::all(),
+        let (mut names, mut ranges) = (Vec::new(), Vec::new());
+        let fixed = match ports {
+            Ports::All => PortSet::all(),
             Ports::Listed(list) => {
                 for port in list {
                     match port {
-                        PortMatch::Range(protocol, range) => fixed = fixed.union(&PortSet::of(*protocol, *range)),
+                        PortMatch::Range(protocol, range) => ranges.push((*protocol, *range)),
                         PortMatch::Named(protocol, name) => names.push((*protocol, name.clone())),
                     }
                 }
+                PortSet::of_ranges(ranges)
             }
-        }
+        };
         let prepared: (u32, Arc<[PortName]>) = (self.id(fixed), names.into());
         self.by_rule.insert(ports.clone(), prepared.clone());
         prepared
@@ -93,9 +107,9 @@ impl Prepared {
         match &rule.peers {
             Peers::All => kinds = [true; 6],
             Peers::Listed(peers) => {
-                for peer in peers {
-                    match whole_kinds(peer) {
-                        [] => terms.push(term(peer)),
+                for peer in merged(peers) {
+                    match whole_kinds(&peer) {
+                        [] => terms.push(term(&peer)),
                         whole => whole.iter().for_each(|kind| kinds[*kind as usize] = true),
                     }
                 }
@@ -110,6 +124,54 @@ impl Prepared {
             names,
         }
     }
+}
+
+/// The peers of a rule, with the blocks of one CIDR as one: else each of thousands that differ in their exceptions would
+/// count in each of the cells that the exceptions of the others cut.
+fn merged(peers: &[Peer]) -> impl Iterator<Item = Cow<'_, Peer>> {
+    let mut blocks: BTreeMap<IpNet, Cow<'_, Peer>> = BTreeMap::new();
+    let mut rest = Vec::new();
+    for peer in peers {
+        let Peer::Block(block) = peer else {
+            rest.push(Cow::Borrowed(peer));
+            continue;
+        };
+        match blocks.entry(block.cidr) {
+            Entry::Vacant(place) => {
+                place.insert(Cow::Borrowed(peer));
+            }
+            Entry::Occupied(mut place) => {
+                if let Peer::Block(known) = &**place.get() {
+                    let except = common(&known.except, &block.except);
+                    place.insert(Cow::Owned(Peer::Block(IpBlock::new(block.cidr, except))));
+                }
+            }
+        }
+    }
+    rest.into_iter().chain(blocks.into_values())
+}
+
+/// The addresses that are in some network of both lists, all of one family.
+fn common(left: &[IpNet], right: &[IpNet]) -> Vec<IpNet> {
+    let [left, right] = [left, right].map(|nets| {
+        let mut disjoint = IpNet::aggregate(&nets.to_vec());
+        disjoint.sort_unstable();
+        disjoint
+    });
+    let (mut out, mut left, mut right) = (Vec::new(), left.iter().peekable(), right.iter().peekable());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        if a.contains(*b) {
+            out.push(**b);
+        } else if b.contains(*a) {
+            out.push(**a);
+        }
+        if a.broadcast() < b.broadcast() {
+            left.next();
+        } else {
+            right.next();
+        }
+    }
+    out
 }
 
 /// The kinds that a peer matches whole: "all pods", or a whole address family.

@@ -43,14 +43,23 @@ impl File {
 
     /// The text; a failure says what to do.
     pub(super) fn read(&self) -> Result<String, String> {
+        let too_large = || {
+            let limit = MAX_FILE_SIZE / 1024 / 1024;
+            Err(format!("larger than {limit} MiB: split it into several files"))
+        };
+        // What says how large it is need not be read to know; a pipe does not say.
+        if let File::Path(path) = self
+            && fs::metadata(path).is_ok_and(|m| m.len() > MAX_FILE_SIZE)
+        {
+            return too_large();
+        }
         let bytes = match self {
             File::Stdin => bytes(io::stdin().lock()),
             File::Path(path) => fs::File::open(path).and_then(bytes),
         };
         let bytes = bytes.map_err(|e| format!("cannot be read: {e}"))?;
         if bytes.len() as u64 > MAX_FILE_SIZE {
-            let limit = MAX_FILE_SIZE / 1024 / 1024;
-            return Err(format!("larger than {limit} MiB: split it into several files"));
+            return too_large();
         }
         String::from_utf8(bytes).map_err(|error| {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];

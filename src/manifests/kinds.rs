@@ -89,7 +89,7 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     match nearest(kind, siblings.map(|(_, name, _)| *name)) {
         Some(near) => Class::Wrong(
             "kind",
-            format!("\"{kind}\" is not a kind of {api_version}: did you mean {near}?"),
+            format!("\"{kind:.80}\" is not a kind of {api_version:.80}: did you mean {near}?"),
         ),
         None => Class::Other(kind.to_owned()),
     }
@@ -112,7 +112,7 @@ fn judge(kind: Kind, api_version: &str) -> Result<Kind, Class> {
     } else if group == group_of(right) || !group.contains('.') {
         Err(Class::Wrong(
             "apiVersion",
-            format!("{name} is not read from {api_version}: write apiVersion: {right}"),
+            format!("{name} is not read from {api_version:.80}: write apiVersion: {right}"),
         ))
     } else {
         Err(Class::Other(format!("{name}.{group}")))

@@ -31,6 +31,9 @@ pub use files::{MAX_FILE_SIZE, STDIN};
 pub use problem::{LoadErrors, ObjectName, Problem, Source};
 pub use yaml::{Documents, Entry, MAX_ALIASED, MAX_DEPTH, Node, Position, SyntaxError, Value, documents};
 
+/// The most malformed values that are reported of one object: nobody reads more, and each has to be found in the text.
+pub const MAX_ERRORS: usize = 1000;
+
 /// What the manifests hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -272,7 +275,15 @@ impl Loader {
         match convert(&decoded) {
             Ok(value) => sound.then_some(value),
             Err(errors) => {
-                self.errors.extend(errors.into_iter().map(|e| object.problem(e)));
+                let more = errors.len().saturating_sub(MAX_ERRORS);
+                let shown = errors.into_iter().take(MAX_ERRORS);
+                self.errors.extend(shown.map(|e| object.problem(e)));
+                if more > 0 {
+                    let message = format!("{more} more errors are in this object: correct the first {MAX_ERRORS}");
+                    let position = object.node.position;
+                    self.errors
+                        .push(at(object.file, position, Some(&object.name), None, message));
+                }
                 None
             }
         }

@@ -25,8 +25,8 @@ impl fmt::Display for ObjectName {
         f.write_str(&self.kind)?;
         match (&self.namespace, &*self.name) {
             (_, "") => Ok(()),
-            (Some(namespace), name) => write!(f, " {namespace}/{name}"),
-            (None, name) => write!(f, " {name}"),
+            (Some(namespace), name) => write!(f, " {namespace:.253}/{name:.253}"),
+            (None, name) => write!(f, " {name:.253}"),
         }
     }
 }

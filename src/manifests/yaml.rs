@@ -13,7 +13,7 @@ use super::{json, scalar};
 /// The deepest nesting of mappings and lists.
 pub const MAX_DEPTH: usize = 128;
 
-/// How many values a document may gain by its aliases; a bomb of nested aliases would gain billions.
+/// How many values a text may gain by its aliases; a bomb of nested aliases would gain billions.
 pub const MAX_ALIASED: usize = 1_000_000;
 
 /// A place in a text.
@@ -210,7 +210,6 @@ impl<'t> Builder<'t> {
                 (Event::StreamEnd, _) => return Ok(()),
                 (Event::DocumentStart(_), _) => {
                     self.anchors.clear();
-                    self.aliased = 0;
                     let (event, span) = self.next()?;
                     let node = self.node(event, span, 0)?;
                     if node.value != Value::Null {
@@ -283,7 +282,7 @@ impl<'t> Builder<'t> {
         if self.aliased > MAX_ALIASED {
             return Err(SyntaxError {
                 position,
-                message: format!("the aliases of this document repeat more than {MAX_ALIASED} values: write fewer"),
+                message: format!("the aliases of this file repeat more than {MAX_ALIASED} values: write fewer"),
             });
         }
         Ok(())

@@ -28,10 +28,11 @@ impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, segment) in self.0.iter().enumerate() {
             match segment {
-                Segment::Field(name) if at == 0 => f.write_str(name)?,
-                Segment::Field(name) => write!(f, ".{name}")?,
+                Segment::Field(name) if at == 0 => write!(f, "{name:.320}")?,
+                Segment::Field(name) => write!(f, ".{name:.320}")?,
                 Segment::Index(index) => write!(f, "[{index}]")?,
-                Segment::Key(key) => write!(f, "[{key}]")?,
+                // The longest key that is one, with its prefix, has 317 characters.
+                Segment::Key(key) => write!(f, "[{key:.320}]")?,
             }
         }
         Ok(())

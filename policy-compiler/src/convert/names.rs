@@ -5,13 +5,13 @@ use crate::ports::Protocol;
 /// A DNS label (RFC 1123), such as the name of a namespace.
 pub(super) fn dns_label(value: &str) -> Result<(), String> {
     if value.len() > 63 {
-        return Err(format!("\"{value}\" is too long: write at most 63 characters"));
+        return Err(format!("\"{value:.80}\" is too long: write at most 63 characters"));
     }
     if is_dns_label(value) {
         return Ok(());
     }
     Err(format!(
-        "\"{value}\" is not a DNS label: write lower-case letters, digits and '-', beginning and ending with a letter \
+        "\"{value:.80}\" is not a DNS label: write lower-case letters, digits and '-', beginning and ending with a letter \
          or digit"
     ))
 }
@@ -19,13 +19,13 @@ pub(super) fn dns_label(value: &str) -> Result<(), String> {
 /// A DNS subdomain (RFC 1123), such as the name of a pod or of a policy.
 pub(super) fn dns_subdomain(value: &str) -> Result<(), String> {
     if value.len() > 253 {
-        return Err(format!("\"{value}\" is too long: write at most 253 characters"));
+        return Err(format!("\"{value:.80}\" is too long: write at most 253 characters"));
     }
     if is_dns_subdomain(value) {
         return Ok(());
     }
     Err(format!(
-        "\"{value}\" is not a DNS subdomain: write lower-case letters, digits, '-' and '.', each part between dots \
+        "\"{value:.80}\" is not a DNS subdomain: write lower-case letters, digits, '-' and '.', each part between dots \
          beginning and ending with a letter or digit"
     ))
 }
@@ -40,22 +40,22 @@ pub(super) fn label_key(key: &str) -> Result<(), String> {
         && (prefix.len() > 253 || !is_dns_subdomain(prefix))
     {
         return Err(format!(
-            "\"{key}\" is not a label key: write a DNS subdomain before the '/', such as example.com/name"
+            "\"{key:.80}\" is not a label key: write a DNS subdomain before the '/', such as example.com/name"
         ));
     }
     if name.contains('/') {
-        return Err(format!("\"{key}\" is not a label key: write at most one '/'"));
+        return Err(format!("\"{key:.80}\" is not a label key: write at most one '/'"));
     }
     if name.len() > 63 {
         return Err(format!(
-            "\"{key}\" is too long for a label key: write at most 63 characters as its name"
+            "\"{key:.80}\" is too long for a label key: write at most 63 characters as its name"
         ));
     }
     if is_qualified(name) {
         return Ok(());
     }
     Err(format!(
-        "\"{key}\" is not a label key: write letters, digits, '-', '_' and '.', beginning and ending with a letter or \
+        "\"{key:.80}\" is not a label key: write letters, digits, '-', '_' and '.', beginning and ending with a letter or \
          digit"
     ))
 }
@@ -64,14 +64,14 @@ pub(super) fn label_key(key: &str) -> Result<(), String> {
 pub(super) fn label_value(value: &str) -> Result<(), String> {
     if value.len() > 63 {
         return Err(format!(
-            "\"{value}\" is too long for a label value: write at most 63 characters"
+            "\"{value:.80}\" is too long for a label value: write at most 63 characters"
         ));
     }
     if value.is_empty() || is_qualified(value) {
         return Ok(());
     }
     Err(format!(
-        "\"{value}\" is not a label value: write letters, digits, '-', '_' and '.', beginning and ending with a letter \
+        "\"{value:.80}\" is not a label value: write letters, digits, '-', '_' and '.', beginning and ending with a letter \
          or digit, or nothing"
     ))
 }
@@ -91,11 +91,11 @@ pub(super) fn port_name(name: &str) -> Result<(), String> {
     }
     if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
         return Err(format!(
-            "\"{name}\" is a string, not a number: write {name} without quotes"
+            "\"{name:.80}\" is a string, not a number: write {name} without quotes"
         ));
     }
     Err(format!(
-        "\"{name}\" is not a port name: write at most 15 lower-case letters, digits and single '-' with at least one \
+        "\"{name:.80}\" is not a port name: write at most 15 lower-case letters, digits and single '-' with at least one \
          letter, not beginning or ending with '-'"
     ))
 }
@@ -115,9 +115,9 @@ pub(super) fn protocol(value: Option<&str>) -> Result<Protocol, String> {
         Some(value) => value.parse().map_err(|()| {
             let suggestion = value.to_ascii_uppercase();
             if suggestion.parse::<Protocol>().is_ok() {
-                format!("\"{value}\" is not a protocol: write {suggestion}")
+                format!("\"{value:.80}\" is not a protocol: write {suggestion}")
             } else {
-                format!("\"{value}\" is not a protocol that a port can have: write TCP, UDP or SCTP")
+                format!("\"{value:.80}\" is not a protocol that a port can have: write TCP, UDP or SCTP")
             }
         }),
     }

@@ -9,14 +9,13 @@ use crate::rules::{PortName, Prepared, Sets, resolve};
 use crate::table::{Class, ClassId, GroupId, Kind};
 
 impl Contribution {
-    /// What a cell holds once this is in it.
-    fn add_to(&self, cell: u32, key: &SignatureKey, sets: &mut Sets) -> u32 {
-        let cell = sets.union(cell, self.fixed);
-        if self.names.is_empty() {
-            return cell;
+    /// Adds to a list of sets what this adds to a cell.
+    fn add_to(&self, cell: &mut Vec<u32>, key: &SignatureKey, sets: &mut Sets) {
+        cell.push(self.fixed);
+        if !self.names.is_empty() {
+            let named = resolve(&key.names, |name: &PortName| self.names.contains(name), sets);
+            cell.extend(named.iter().map(|(_, ports)| *ports));
         }
-        let named = resolve(&key.names, |name: &PortName| self.names.contains(name), sets);
-        named.iter().fold(cell, |cell, (_, ports)| sets.union(cell, *ports))
     }
 }
 
@@ -35,11 +34,11 @@ impl Half {
                 .map(|t| &self.terms[*t as usize].contributions);
             let by_kind = (!key.names.is_empty()).then_some(&self.by_kind[key.kind as usize]);
             let contributions = by_term.chain(by_kind).filter_map(|c| c.get(&group)).flatten();
-            let mut cell = default;
+            let mut cell = vec![default];
             for contribution in contributions {
-                cell = contribution.add_to(cell, key, &mut self.sets);
+                contribution.add_to(&mut cell, key, &mut self.sets);
             }
-            cell
+            self.sets.union_of(&cell)
         };
         (cell != default).then_some(cell)
     }
@@ -52,22 +51,22 @@ impl Half {
         let terms = key.pods.iter().chain(key.blocks.iter());
         let by_term = terms.map(|t| &self.terms[*t as usize].contributions);
         let by_kind = (!key.names.is_empty()).then_some(&self.by_kind[key.kind as usize]);
-        let mut cells: Vec<(GroupId, u32)> = Vec::new();
+        let (mut cells, mut sum): (Vec<(GroupId, u32)>, Vec<u32>) = Default::default();
         for (group, contributions) in by_term.chain(by_kind).flatten() {
-            let cell = contributions.iter().fold(default(*group), |cell, contribution| {
-                contribution.add_to(cell, key, sets)
-            });
-            cells.push((*group, cell));
+            sum.clear();
+            sum.push(default(*group));
+            for contribution in contributions {
+                contribution.add_to(&mut sum, key, sets);
+            }
+            cells.push((*group, sets.union_of(&sum)));
         }
         cells.sort_unstable();
-        cells.dedup_by(|(group, cell), (kept, sum)| {
-            let same = group == kept;
-            if same {
-                *sum = sets.union(*sum, *cell);
-            }
-            same
+        let by_group = cells.chunk_by(|a, b| a.0 == b.0).map(|same| {
+            sum.clear();
+            sum.extend(same.iter().map(|(_, cell)| *cell));
+            (same[0].0, sets.union_of(&sum))
         });
-        cells.retain(|(group, cell)| *cell != default(*group));
+        let mut cells: Vec<(GroupId, u32)> = by_group.filter(|(group, cell)| *cell != default(*group)).collect();
         if !self.tiered.is_empty() {
             let tiered: Vec<GroupId> = self.tiered.iter().copied().collect();
             cells.extend(

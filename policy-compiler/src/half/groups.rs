@@ -192,7 +192,7 @@ impl Half {
             self.tiered.insert(id);
             return;
         }
-        let mut defaults = [self.none; 6];
+        let mut defaults = [const { Vec::new() }; 6];
         let rules: Vec<Arc<[Prepared]>> = group.policies.iter().map(|p| self.usages[p].rules.clone()).collect();
         let names = group.names.clone();
         for rule in rules.iter().flat_map(|r| r.iter()) {
@@ -212,7 +212,7 @@ impl Half {
                 },
             };
             for (kind, default) in defaults.iter_mut().enumerate().filter(|(kind, _)| rule.kinds[*kind]) {
-                *default = self.sets.union(*default, contribution.fixed);
+                default.push(contribution.fixed);
                 if !contribution.names.is_empty() {
                     self.by_kind[kind].entry(id).or_default().push(contribution.clone());
                 }
@@ -225,7 +225,10 @@ impl Half {
                     .push(contribution.clone());
             }
         }
-        self.groups[id.0 as usize].defaults = defaults;
+        self.groups[id.0 as usize].defaults = defaults.map(|sets| match sets.is_empty() {
+            true => self.none,
+            false => self.sets.union_of(&sets),
+        });
     }
 
     /// The signatures whose cell of this group may differ from its default.

@@ -71,7 +71,7 @@ impl de::Error for Failure {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Failure::custom(format_args!(
-            "\"{variant}\" is not known here: write {}",
+            "\"{variant:.80}\" is not known here: write {}",
             one_of(expected)
         ))
     }
@@ -83,8 +83,8 @@ impl de::Error for Failure {
 
 pub(super) fn unknown_field(field: &str, known: &[&str]) -> String {
     match nearest(field, known.iter().copied()) {
-        Some(near) => format!("\"{field}\" is not a field here: did you mean {near}?"),
-        None => format!("\"{field}\" is not a field here: remove it"),
+        Some(near) => format!("\"{field:.80}\" is not a field here: did you mean {near}?"),
+        None => format!("\"{field:.80}\" is not a field here: remove it"),
     }
 }
 
@@ -93,6 +93,9 @@ pub(in crate::manifests) fn nearest<'a>(word: &str, known: impl Iterator<Item = 
     let lower = word.to_ascii_lowercase();
     let distance = |k: &str| strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase());
     let limit = (word.chars().count() / 4).clamp(1, 3);
+    // It takes at least as many changes as the lengths differ by; and a word can be very long.
+    let length = lower.chars().count();
+    let known = known.filter(|k| k.chars().count().abs_diff(length) <= limit);
     let (distance, near) = known.map(|k| (distance(k), k)).min()?;
     (distance <= limit).then_some(near)
 }

@@ -188,7 +188,7 @@ fn bombs_are_refused_early() {
     }
     let errors = parse("f.yaml", &bomb).expect_err("a bomb").to_string();
     assert!(
-        errors.contains("the aliases of this document repeat more than 1000000 values"),
+        errors.contains("the aliases of this file repeat more than 1000000 values"),
         "{errors}"
     );
     let deep = format!("kind: X\napiVersion: x/v1\na: {}", "- ".repeat(200));

@@ -1,0 +1,5 @@
+//! Any bytes as a manifest.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| palisade_fuzz::manifests(data));
