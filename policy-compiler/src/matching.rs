@@ -32,12 +32,15 @@ fn place(selector: &Selector) -> Place<'_> {
     pairs.or_else(exists).unwrap_or(Place::Rest)
 }
 
+/// Selectors under one place.
+type Entries<T> = Vec<(Arc<Selector>, T)>;
+
 /// Selectors by number, indexed by one requirement of each.
 #[derive(Clone, Debug)]
 struct SelectorIndex<T> {
-    by_pair: FxHashMap<Name, FxHashMap<Name, Vec<(Arc<Selector>, T)>>>,
-    by_key: FxHashMap<Name, Vec<(Arc<Selector>, T)>>,
-    rest: Vec<(Arc<Selector>, T)>,
+    by_pair: FxHashMap<Name, FxHashMap<Name, Entries<T>>>,
+    by_key: FxHashMap<Name, Entries<T>>,
+    rest: Entries<T>,
 }
 
 impl<T> Default for SelectorIndex<T> {
@@ -101,7 +104,7 @@ impl<T: Copy + PartialEq> SelectorIndex<T> {
     }
 }
 
-fn remove_from<K: Hash + Eq, T: PartialEq>(map: &mut FxHashMap<K, Vec<(Arc<Selector>, T)>>, key: &K, id: T) {
+fn remove_from<K: Hash + Eq, T: PartialEq>(map: &mut FxHashMap<K, Entries<T>>, key: &K, id: T) {
     if let Some(list) = map.get_mut(key) {
         list.retain(|(_, i)| *i != id);
         if list.is_empty() {
