@@ -145,7 +145,10 @@ fn kubernetes_types_stop_at_the_conversion_module() {
         let converts = path
             .components()
             .any(|c| c.as_os_str().to_string_lossy().starts_with("convert"));
-        assert!(converts || !text.contains("k8s_openapi::"), "{}", path.display());
+        // The crate's documentation shows where such objects come in.
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let named = code.into_iter().any(|line| line.contains("k8s_openapi::"));
+        assert!(converts || !named, "{}", path.display());
     }
 }
 
