@@ -35,7 +35,6 @@ pub(crate) struct CaseResult {
     /// Whether that is so.
     pub(crate) passed: bool,
     /// A connection that is not as expected.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) counterexample: Option<Counterexample>,
 }
 

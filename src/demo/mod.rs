@@ -230,10 +230,10 @@ fn conclude(complaints: &[String], summary: Summary, start: Instant) {
         "{} probes, {} as expected, {} leaks",
         summary.probes, summary.as_expected, summary.leaks
     );
-    let seconds = start.elapsed().as_secs_f32();
+    println!("\nAll of it took {:.1} s.", start.elapsed().as_secs_f32());
     match summary.is_fine() {
-        true => println!("\n{} ({seconds:.1} s)", line.green().bold()),
-        false => println!("\n{} ({seconds:.1} s)", line.red().bold()),
+        true => println!("{}", line.green().bold()),
+        false => println!("{}", line.red().bold()),
     }
 }
 
