@@ -129,9 +129,14 @@ fn yaml_documents(text: &str) -> (Documents, Option<SyntaxError>) {
 
 /// The complaint about a key that is given twice.
 pub(super) fn duplicate(key: &str, first: Position, second: Position) -> SyntaxError {
+    // Two objects in one document, mostly because files were joined without a separator.
+    let separate = match key {
+        "apiVersion" => ", or a line --- between two objects",
+        _ => "",
+    };
     SyntaxError {
         position: second,
-        message: format!("\"{key}\" is already there in line {}: write it once", first.line),
+        message: format!("\"{key}\" is already there in line {}: write it once{separate}", first.line),
     }
 }
 
