@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use policy_compiler::cluster::Endpoint;
+use policy_compiler::convert;
 use policy_compiler::policy::PortMatch;
 use policy_compiler::ports::{PortRange, PortSet, Protocol};
 
@@ -82,7 +83,7 @@ impl FromStr for PortSpec {
             }
             return Ok(PortSpec::One(PortMatch::Range(protocol, PortRange { first, last })));
         }
-        if is_port_name(port) {
+        if convert::port_name(port).is_ok() {
             return Ok(PortSpec::One(PortMatch::Named(protocol, port.into())));
         }
         Err(PortError::Syntax(text.to_owned()))
@@ -118,18 +119,6 @@ impl PortSpec {
             },
         }
     }
-}
-
-/// A port name as the API server takes it: at most 15 of a-z, 0-9 and single inner hyphens, with a letter among them.
-fn is_port_name(name: &str) -> bool {
-    name.len() <= 15
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && name.bytes().any(|b| b.is_ascii_lowercase())
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-        && !name.contains("--")
 }
 
 #[cfg(test)]

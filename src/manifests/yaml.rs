@@ -136,7 +136,10 @@ pub(super) fn duplicate(key: &str, first: Position, second: Position) -> SyntaxE
     };
     SyntaxError {
         position: second,
-        message: format!("\"{key}\" is already there in line {}: write it once{separate}", first.line),
+        message: format!(
+            "\"{key}\" is already there in line {}: write it once{separate}",
+            first.line
+        ),
     }
 }
 

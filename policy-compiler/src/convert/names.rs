@@ -76,8 +76,11 @@ pub(super) fn label_value(value: &str) -> Result<(), String> {
     ))
 }
 
-/// The name of a port (`IANA_SVC_NAME`).
-pub(super) fn port_name(name: &str) -> Result<(), String> {
+/// The name of a port (`IANA_SVC_NAME`): at most 15 of a-z, 0-9 and single inner hyphens, with a letter among them.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn port_name(name: &str) -> Result<(), String> {
     let well_formed = (1..=15).contains(&name.len())
         && name
             .bytes()
