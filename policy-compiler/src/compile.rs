@@ -373,28 +373,16 @@ impl Compiler {
     }
 
     fn add_peer(&mut self, index: PodIndex) {
-        let Table {
-            population,
-            addresses,
-            ingress,
-            egress,
-            ..
-        } = &mut self.table;
-        let owned = addresses.owned(population.pod(index));
-        ingress.add_peer(index, population, &owned);
-        egress.add_peer(index, population, &owned);
+        let table = &mut self.table;
+        let owned = table.addresses.owned(table.population.pod(index));
+        table.ingress.add_peer(index, &table.population, &owned);
+        table.egress.add_peer(index, &table.population, &owned);
     }
 
     fn remove_peer(&mut self, index: PodIndex) {
-        let Table {
-            population,
-            addresses,
-            ingress,
-            egress,
-            ..
-        } = &mut self.table;
-        let owned = addresses.owned(population.pod(index));
-        ingress.remove_peer(index, &owned);
-        egress.remove_peer(index, &owned);
+        let table = &mut self.table;
+        let owned = table.addresses.owned(table.population.pod(index));
+        table.ingress.remove_peer(index, &owned);
+        table.egress.remove_peer(index, &owned);
     }
 }
