@@ -289,3 +289,18 @@ fn warn(warnings: &[Problem]) {
         let _ = writeln!(stderr, "{} {warning}", Style::Warn.paint("warning:"));
     }
 }
+
+/// Checks how a text of the command line is read: what it is printed as, or a part of the error.
+#[cfg(test)]
+#[track_caller]
+fn check_syntax<T>(text: &str, expected: Result<&str, &str>)
+where
+    T: std::str::FromStr<Err: std::fmt::Display> + std::fmt::Display,
+{
+    let found = text.parse::<T>().map(|t| t.to_string()).map_err(|e| e.to_string());
+    match (found, expected) {
+        (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+        (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+        (found, _) => panic!("{text}: {found:?}"),
+    }
+}

@@ -127,15 +127,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        let found = text
-            .parse::<PortSpec>()
-            .map(|p| p.to_string())
-            .map_err(|e| e.to_string());
-        match (found, expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
-            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
-            (found, _) => panic!("{text}: {found:?}"),
-        }
+        crate::cli::check_syntax::<PortSpec>(text, expected);
     }
 
     #[test]
