@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use palisade::nft::{Kernel, KernelError, Mode, Nft, Ruleset, diff, render, replace};
+use palisade::nft::{Kernel, KernelError, Nft, Ruleset, Settings, diff, render, replace};
 use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
@@ -55,7 +55,7 @@ fn say(line: &str) {
 }
 
 fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    render(&compile(cluster, &Subjects::All), Mode::Enforce, previous)
+    render(&compile(cluster, &Subjects::All), Settings::default(), previous)
 }
 
 /// Loads the ruleset whole, and holds what the kernel lists against it.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use palisade::nft::fake::Fake;
 use palisade::nft::tracer::{ACK, Connection, Packet, SYN, State, Tracer, number_of};
-use palisade::nft::{Kernel, Mode, Ruleset, diff, render, replace};
+use palisade::nft::{Kernel, Mode, Ruleset, Settings, diff, render, replace};
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::evaluate::Evaluator;
@@ -133,7 +133,7 @@ proptest! {
     #[test]
     fn rendered_rules_say_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
-        check(&cluster, &table, &render(&table, Mode::Enforce, None))?;
+        check(&cluster, &table, &render(&table, Settings::default(), None))?;
     }
 
     /// From one cluster to an unrelated one, and on: the kernel holds what was rendered, and that is right.
@@ -143,7 +143,7 @@ proptest! {
         let mut now: Option<Ruleset> = None;
         for cluster in clusters {
             let table = compile(&cluster, &Subjects::All);
-            let next = render(&table, Mode::Enforce, now.as_ref());
+            let next = render(&table, Settings::default(), now.as_ref());
             if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
                 fake.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{transaction}")))?;
             }
@@ -151,7 +151,7 @@ proptest! {
             let whole = Fake::default();
             whole.apply(&replace(&next).unwrap()).unwrap();
             prop_assert_eq!(fake.to_string(), whole.to_string());
-            prop_assert_eq!(diff(Some(&next), &render(&table, Mode::Enforce, Some(&next))).unwrap(), None);
+            prop_assert_eq!(diff(Some(&next), &render(&table, Settings::default(), Some(&next))).unwrap(), None);
             check(&cluster, &table, &content)?;
             now = Some(next);
         }
@@ -162,8 +162,8 @@ proptest! {
     fn the_first_step_changes_no_verdict(pair in (testing::cluster(Tiers::All), testing::cluster(Tiers::All))) {
         let (before, after) = pair;
         let old_table = compile(&before, &Subjects::All);
-        let old = render(&old_table, Mode::Enforce, None);
-        let new = render(&compile(&after, &Subjects::All), Mode::Enforce, Some(&old));
+        let old = render(&old_table, Settings::default(), None);
+        let new = render(&compile(&after, &Subjects::All), Settings::default(), Some(&old));
         if let Some(transaction) = diff(Some(&old), &new).unwrap()
             && transaction.steps().count() == 2
         {
@@ -183,7 +183,7 @@ proptest! {
     #[test]
     fn without_a_connection_nothing_slips_through(cluster in testing::cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
-        let ruleset = render(&table, Mode::Enforce, None);
+        let ruleset = render(&table, Settings::default(), None);
         let tracer = Tracer::new(&ruleset);
         let ends = addressed(&cluster, &table);
         for from in &ends {
@@ -222,8 +222,8 @@ proptest! {
     #[test]
     fn audit_mode_drops_nothing(cluster in testing::cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
-        let enforced = render(&table, Mode::Enforce, None);
-        let audited = render(&table, Mode::Audit, Some(&enforced));
+        let enforced = render(&table, Settings::default(), None);
+        let audited = render(&table, Mode::Audit.into(), Some(&enforced));
         let (hard, soft) = (Tracer::new(&enforced), Tracer::new(&audited));
         let ends = addressed(&cluster, &table);
         for from in &ends {

@@ -14,13 +14,13 @@ use policy_compiler::table::Table;
 use thiserror::Error;
 
 use crate::nft::transaction::OperationError;
-use crate::nft::{Kernel, KernelError, Mode, Ruleset, diff, render};
+use crate::nft::{Kernel, KernelError, Ruleset, Settings, diff, render};
 
 /// Enforces policy on one node.
 #[derive(Debug)]
 pub struct Enforcer<K> {
     node: Name,
-    mode: Mode,
+    settings: Settings,
     kernel: K,
     /// What the last snapshot asks for.
     wanted: Option<Ruleset>,
@@ -76,10 +76,10 @@ pub struct Summary {
 
 impl<K: Kernel> Enforcer<K> {
     /// For one node; nothing is applied yet.
-    pub fn new(node: Name, mode: Mode, kernel: K) -> Self {
+    pub fn new(node: Name, settings: impl Into<Settings>, kernel: K) -> Self {
         Enforcer {
             node,
-            mode,
+            settings: settings.into(),
             kernel,
             wanted: None,
             held: false,
@@ -107,7 +107,7 @@ impl<K: Kernel> Enforcer<K> {
     pub fn compile(&self, cluster: &Cluster) -> (Ruleset, Summary) {
         let table = compile(cluster, &Subjects::Node(self.node.clone()));
         let summary = summary(&self.node, cluster, &table);
-        (render(&table, self.mode, self.wanted.as_ref()), summary)
+        (render(&table, self.settings, self.wanted.as_ref()), summary)
     }
 
     /// Brings the kernel to a ruleset, in one transaction, or none when it holds it already.

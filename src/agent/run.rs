@@ -19,7 +19,7 @@ use super::http::{self, Shared};
 use super::logs;
 use super::reconcile::{READ_EVERY, Read, Reconciler, news};
 use crate::manifests::{self, Loaded};
-use crate::nft::{Kernel, Mode, Nft};
+use crate::nft::{Kernel, Nft, Settings};
 
 /// How long a client may keep the agent from ending.
 const LINGER: Duration = Duration::from_secs(1);
@@ -33,8 +33,8 @@ pub struct Options {
     pub node: Name,
     /// `--http-addr`: where to serve health and metrics.
     pub http_addr: SocketAddr,
-    /// `--mode`.
-    pub mode: Mode,
+    /// How the rules are rendered.
+    pub settings: Settings,
 }
 
 /// Runs until SIGTERM or SIGINT; the rules stay in the kernel. An error means that it could not start (exit code 2), and
@@ -79,7 +79,7 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     })?;
     let http = listener.local_addr().context("cannot tell the HTTP address")?;
     info!(
-        node = %options.node, mode = ?options.mode, manifests = %options.manifests.display(), %http, nft,
+        node = %options.node, mode = %options.settings.mode, manifests = %options.manifests.display(), %http, nft,
         table = if earlier { "to be replaced" } else { "to be made" }, "starting"
     );
 
@@ -88,7 +88,7 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     let server = tokio::spawn(http::serve(listener, shared.clone(), async { drop(ended.await) }));
 
     let (folder, mut changes) = folder::watch(&options.manifests).context("cannot tell the current directory")?;
-    let enforcer = Enforcer::new(options.node, options.mode, kernel);
+    let enforcer = Enforcer::new(options.node, options.settings, kernel);
     let mut reconciler = Reconciler::new(Manifests::new(folder), enforcer, shared);
     if let Err(errors) = reconciler.start() {
         bail!(

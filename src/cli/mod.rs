@@ -162,9 +162,11 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
         manifests,
         node: args.node_name.as_str().into(),
         http_addr: args.http_addr,
-        mode: match args.mode {
-            Mode::Enforce => nft::Mode::Enforce,
-            Mode::Audit => nft::Mode::Audit,
+        settings: nft::Settings {
+            mode: match args.mode {
+                Mode::Enforce => nft::Mode::Enforce,
+                Mode::Audit => nft::Mode::Audit,
+            },
         },
     })?;
     Ok(Outcome::Fine)
@@ -202,7 +204,7 @@ fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
         None => only_node(compiled)?,
     };
     let table = policy_compiler::compile::compile(&compiled.cluster, &Subjects::Node(node));
-    Ok(nft::render(&table, nft::Mode::Enforce, None).to_string())
+    Ok(nft::render(&table, nft::Settings::default(), None).to_string())
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {

@@ -14,6 +14,7 @@ mod render_base;
 mod render_column;
 pub mod ruleset;
 mod schema;
+mod settings;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -23,8 +24,9 @@ pub mod transaction;
 
 pub use diff::{diff, replace};
 pub use kernel::{Kernel, KernelError, Nft};
-pub use render::{Mode, render};
+pub use render::render;
 pub use ruleset::Ruleset;
+pub use settings::{Mode, Settings};
 pub use text::PRIORITY;
 pub use transaction::Transaction;
 

@@ -13,21 +13,12 @@ use super::numbering::{RangeChains, generation, number_classes};
 use super::render_base;
 use super::render_column::Content;
 use super::ruleset::{Element, Elements, Key, Rule, Ruleset, comment};
-
-/// What happens to a packet that no policy admits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// It is counted, recorded and dropped.
-    #[default]
-    Enforce,
-    /// It is counted and recorded, and passes.
-    Audit,
-}
+use super::settings::Settings;
 
 /// The ruleset of a compiled table. Give the previous one, so that what stays the same keeps its name.
-pub fn render(table: &Table, mode: Mode, previous: Option<&Ruleset>) -> Ruleset {
+pub fn render(table: &Table, settings: Settings, previous: Option<&Ruleset>) -> Ruleset {
     let mut ruleset = Ruleset::default();
-    render_base::base(mode, &mut ruleset);
+    render_base::base(settings, &mut ruleset);
     for direction in Direction::BOTH {
         let members = local_addresses(table, table.half(direction), &mut ruleset);
         for family in Family::BOTH {

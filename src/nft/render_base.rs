@@ -9,14 +9,14 @@ use super::expressions::{
     subject, update,
 };
 use super::names::{ChainName, Family, SetName, Side};
-use super::render::Mode;
 use super::ruleset::{Rule, Ruleset};
+use super::settings::{Mode, Settings};
 
 /// So many denied connections are looked at in a second; a scan must not cost more than it is worth.
 const RECORDS_PER_SECOND: u32 = 100;
 
 /// Writes the base chains, and the sets that they use.
-pub(super) fn base(mode: Mode, ruleset: &mut Ruleset) {
+pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     let sides = Side::all().map(SetName::Isolated);
     let families = Family::BOTH.into_iter().flat_map(|family| {
         [
@@ -30,7 +30,7 @@ pub(super) fn base(mode: Mode, ruleset: &mut Ruleset) {
     }
     ruleset.chains.insert(ChainName::Forward, forward());
     ruleset.chains.insert(ChainName::Stray, stray());
-    ruleset.chains.insert(ChainName::Denied, denied(mode));
+    ruleset.chains.insert(ChainName::Denied, denied(settings));
     ruleset.chains.insert(ChainName::Record, record());
 }
 
@@ -71,7 +71,7 @@ fn stray() -> Vec<Rule> {
 
 /// The one place that decides what becomes of denied packets. It is reached by `goto`, so `return` leads back to the base
 /// chain: there the other end of the connection is judged next, or the packet passes.
-fn denied(mode: Mode) -> Vec<Rule> {
+fn denied(settings: Settings) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Family::BOTH
         .into_iter()
         .map(|family| {
@@ -81,7 +81,7 @@ fn denied(mode: Mode) -> Vec<Rule> {
         .collect();
     rules[0] = rules[0].clone().commented("a pod and itself, a pod and its own node");
     rules.push(Rule::new([limit(RECORDS_PER_SECOND), jump(ChainName::Record)]));
-    rules.push(match mode {
+    rules.push(match settings.mode {
         Mode::Enforce => Rule::new([counter(), drop()]),
         Mode::Audit => Rule::new([counter(), back()]).commented("audit mode: counted, not dropped"),
     });

@@ -16,7 +16,7 @@ use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
 use super::transaction::{Operation, OperationError};
-use super::{Kernel, KernelError, Mode, Ruleset, Transaction, diff, expressions, render, replace};
+use super::{Kernel, KernelError, Ruleset, Settings, Transaction, diff, expressions, render, replace};
 
 const IN4: Side = Side {
     direction: Direction::Ingress,
@@ -101,7 +101,7 @@ fn shop() -> Cluster {
 }
 
 fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    render(&compile(cluster, &Subjects::All), Mode::Enforce, previous)
+    render(&compile(cluster, &Subjects::All), Settings::default(), previous)
 }
 
 /// Changes the shop, and compares the transaction that follows, as nft text.

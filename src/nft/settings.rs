@@ -1,0 +1,35 @@
+//! What an operator chooses about the rules, beside the policies.
+
+use std::fmt;
+
+/// What happens to a packet that no policy admits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is counted, recorded and dropped.
+    #[default]
+    Enforce,
+    /// It is counted and recorded, and passes.
+    Audit,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Enforce => "enforce",
+            Mode::Audit => "audit",
+        })
+    }
+}
+
+/// How the rules are rendered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `--mode`.
+    pub mode: Mode,
+}
+
+impl From<Mode> for Settings {
+    fn from(mode: Mode) -> Self {
+        Settings { mode }
+    }
+}
