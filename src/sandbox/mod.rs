@@ -86,6 +86,28 @@ impl fmt::Display for Place {
     }
 }
 
+/// How the pods of a sandbox are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wiring {
+    /// Each pod by a link of its own, and everything by routes (ptp, kindnet, most clouds).
+    #[default]
+    Routed,
+    /// The pods of a node by a bridge, and nodes by routes (bridge, kubenet, flannel's host-gw). Needs br_netfilter.
+    Bridge,
+    /// The pods of a node by a bridge, and the pods of different nodes by VXLAN (flannel). Needs br_netfilter.
+    Overlay,
+}
+
+impl Wiring {
+    /// All of them.
+    pub const ALL: [Wiring; 3] = [Wiring::Routed, Wiring::Bridge, Wiring::Overlay];
+
+    /// Whether the pods of a node are neighbours on a bridge.
+    pub fn bridged(self) -> bool {
+        self != Wiring::Routed
+    }
+}
+
 /// What a sandbox has beside the cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -93,6 +115,8 @@ pub struct Options {
     pub client: Vec<IpAddr>,
     /// Ports that everybody listens on, pods, nodes and the client, beside the container ports.
     pub extra_ports: BTreeSet<(Protocol, u16)>,
+    /// How the pods are connected.
+    pub wiring: Wiring,
 }
 
 impl Default for Options {
@@ -104,6 +128,7 @@ impl Default for Options {
                 Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10).into(),
             ],
             extra_ports: BTreeSet::new(),
+            wiring: Wiring::default(),
         }
     }
 }
@@ -361,11 +386,27 @@ fn wire(
             ("ipv4/neigh/eth0/retrans_time_ms", "100"),
             ("ipv6/neigh/eth0/retrans_time_ms", "100"),
         ])?;
+        if topology.wiring.bridged() {
+            netns.sysctl(&[
+                ("bridge/bridge-nf-call-iptables", "1"),
+                ("bridge/bridge-nf-call-ip6tables", "1"),
+            ])?;
+        }
         netns.ip(&topology.node(at, &paths))?;
+        if topology.wiring == Wiring::Overlay {
+            netns.bridge(&topology.forwarding(at))?;
+        }
         netns.nft(topology::UNREACHABLE)?;
         netns.nft(&services::rules(frontends, &plan.node.addresses))?;
         for (pod, own) in plan.pods.iter().zip(pods) {
-            own.ip(&pod.batch())?;
+            if topology.wiring.bridged() {
+                // As above: an address of the pod network that nobody has is known to be nobody's.
+                own.sysctl(&[
+                    ("ipv4/neigh/eth0/retrans_time_ms", "100"),
+                    ("ipv6/neigh/eth0/retrans_time_ms", "100"),
+                ])?;
+            }
+            own.ip(&pod.batch(&plan.node, topology.wiring))?;
             seats.insert(Place::Pod(pod.name.clone()), Seat::new(own, &pod.addresses));
         }
         seats.insert(place, Seat::new(netns, &plan.node.addresses));

@@ -14,14 +14,23 @@ mod world;
 use std::process::ExitCode;
 
 use libtest_mimic::Failed;
+use palisade::sandbox::Wiring;
 
 fn main() -> ExitCode {
     support::run(
         "packets",
         vec![
-            ("scenarios_of_the_upstream_suite", || failed(conformance::group("e2e"))),
-            ("recipes", || failed(conformance::group("recipes"))),
-            ("traps", || failed(conformance::group("traps"))),
+            ("scenarios_of_the_upstream_suite", || {
+                failed(conformance::group("e2e", Wiring::Routed))
+            }),
+            ("scenarios_of_the_upstream_suite_over_an_overlay", || {
+                failed(conformance::group("e2e", Wiring::Overlay))
+            }),
+            ("recipes", || failed(conformance::group("recipes", Wiring::Routed))),
+            ("recipes_over_a_bridge", || {
+                failed(conformance::group("recipes", Wiring::Bridge))
+            }),
+            ("traps", || failed(conformance::group("traps", Wiring::Routed))),
             ("a_change_stops_an_open_connection", || {
                 failed(connections::a_change_stops_an_open_connection())
             }),

@@ -2,11 +2,12 @@
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
 use palisade::nft::{Mode, Nft};
-use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
+use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
@@ -40,11 +41,16 @@ impl World {
 
     /// Builds a cluster from manifests, without the policies among them.
     pub(crate) fn of(text: &str, mode: Mode) -> Result<World> {
+        World::wired(text, mode, &Options::default())
+    }
+
+    /// The same, wired otherwise.
+    pub(crate) fn wired(text: &str, mode: Mode, options: &Options) -> Result<World> {
         let mut cluster = manifests::parse("cluster.yaml", text)
             .map_err(|e| e.to_string())?
             .cluster;
         assign_addresses(&mut cluster)?;
-        World::stage(&cluster.clone(), cluster, &Options::default(), mode)
+        World::stage(&cluster.clone(), cluster, options, mode)
     }
 
     /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
@@ -143,6 +149,16 @@ pub(crate) enum Family {
 
 impl Family {
     pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+}
+
+/// Whether this machine can build that wiring; otherwise says that the test did not run, and why.
+pub(crate) fn possible(wiring: Wiring, test: &str) -> bool {
+    let filtered = Path::new("/proc/sys/net/bridge/bridge-nf-call-ip6tables").exists();
+    if wiring.bridged() && !filtered {
+        println!("NOT RUN: {test}: this kernel has no br_netfilter (modprobe br_netfilter)");
+        return false;
+    }
+    true
 }
 
 /// A pod of the namespace `shop`.
