@@ -5,10 +5,13 @@ mod bridge;
 mod conformance;
 mod connections;
 mod packets;
+mod paths;
 mod plan;
+mod services;
 mod shop;
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;
 mod world;
 
 use std::process::ExitCode;
@@ -75,6 +78,48 @@ fn main() -> ExitCode {
             }),
             ("pods_on_a_bridge_find_each_other", || {
                 failed(bridge::pods_on_a_bridge_find_each_other())
+            }),
+            ("a_cluster_ip_stands_for_its_back_ends", || {
+                failed(services::a_cluster_ip_stands_for_its_back_ends())
+            }),
+            ("a_pod_reaches_itself_without_masquerade_too", || {
+                failed(services::a_pod_reaches_itself_without_masquerade_too())
+            }),
+            ("a_node_port_with_masquerade_shows_the_node", || {
+                failed(services::a_node_port_with_masquerade_shows_the_node())
+            }),
+            ("a_kept_client_address_is_what_policy_sees", || {
+                failed(services::a_kept_client_address_is_what_policy_sees())
+            }),
+            ("endpoints_outside_are_judged_by_their_address", || {
+                failed(services::endpoints_outside_are_judged_by_their_address())
+            }),
+            ("an_ingress_controller_reaches_its_back_ends", || {
+                failed(services::an_ingress_controller_reaches_its_back_ends())
+            }),
+            ("egress_to_dns_and_to_a_part_of_the_outside", || {
+                failed(services::egress_to_dns_and_to_a_part_of_the_outside())
+            }),
+            ("an_overlay_carries_pods_between_nodes", || {
+                failed(paths::an_overlay_carries_pods_between_nodes())
+            }),
+            ("host_network_pods_are_their_node", || {
+                failed(paths::host_network_pods_are_their_node())
+            }),
+            ("a_pod_reaches_its_own_node_and_no_other", || {
+                failed(paths::a_pod_reaches_its_own_node_and_no_other())
+            }),
+            ("containers_of_a_pod_reach_each_other", || {
+                failed(paths::containers_of_a_pod_reach_each_other())
+            }),
+            ("masqueraded_egress_is_judged_before", || {
+                failed(paths::masqueraded_egress_is_judged_before())
+            }),
+            ("a_change_stops_what_is_running_on_every_wiring", || {
+                failed(paths::a_change_stops_what_is_running_on_every_wiring())
+            }),
+            ("a_half_open_connection_is_judged", || {
+                failed(paths::a_half_open_connection_is_judged())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())

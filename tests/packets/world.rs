@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
 use palisade::nft::{Mode, Nft};
@@ -93,6 +94,11 @@ impl World {
         Ok(found.ok_or_else(|| format!("{place} has no address of {family:?}"))?)
     }
 
+    /// The networks of a node's pods.
+    pub(crate) fn pod_networks(&self, node: &str) -> &[IpNet] {
+        self.cluster.nodes.get(node).map_or(&[], |node| &node.pod_cidrs)
+    }
+
     /// A pod's address and a port.
     pub(crate) fn socket(&self, place: &Place, family: Family, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.address(place, family)?, port))
@@ -103,7 +109,7 @@ impl World {
     pub(crate) fn check(&self, from: &Place, to: (IpAddr, Traffic), expected: &Outcome) -> Result {
         let caller = std::panic::Location::caller();
         let expect = match expected {
-            Outcome::Silent => Expect::Silence,
+            Outcome::Silent | Outcome::OneWay => Expect::Silence,
             _ => Expect::Answer,
         };
         let outcome = self.sandbox.probe(&Probe {
