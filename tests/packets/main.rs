@@ -106,6 +106,9 @@ fn main() -> ExitCode {
             ("host_network_pods_are_their_node", || {
                 failed(paths::host_network_pods_are_their_node())
             }),
+            ("every_protocol_needs_its_rule", || {
+                failed(paths::every_protocol_needs_its_rule())
+            }),
             ("a_pod_reaches_its_own_node_and_no_other", || {
                 failed(paths::a_pod_reaches_its_own_node_and_no_other())
             }),

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use palisade::nft::Mode;
 use palisade::sandbox::{Options, Place, Wiring};
-use policy_compiler::ports::Traffic;
+use policy_compiler::ports::{Protocol, Traffic};
 
 use crate::connections::{go_on, open, stand_still};
 use crate::packets::{Datagrams, only_db};
 use crate::shop::{CLUSTER, DENY_ALL, NONE, ONLY_API, ONLY_DB};
 use crate::ways::{CLIENT, EVERYWHERE, Way, blocks, egress, ingress, judge, over_each, way};
-use crate::world::{Family, Result, World, must, node, pod, possible, tcp};
+use crate::world::{Family, Result, World, must, node, pod, possible, tcp, udp};
 
 /// What the overlay is for: between nodes the underlay carries no address of a pod, and policy holds all the same.
 pub(crate) fn an_overlay_carries_pods_between_nodes() -> Result {
@@ -103,6 +103,39 @@ pub(crate) fn host_network_pods_are_their_node() -> Result {
             &[
                 (&ingress("web", &blocks(&node_b)), "-"),
                 (&ingress("web", &blocks(&tunnel)), "+"),
+            ],
+        )
+    })
+}
+
+/// TCP, UDP, SCTP and echo, within a node and between nodes: each needs a rule of its own.
+pub(crate) fn every_protocol_needs_its_rule() -> Result {
+    over_each("every_protocol_needs_its_rule", |mut world, _| {
+        let sctp = Traffic::Port(Protocol::Sctp, 90);
+        let ways = |world: &World, family| -> Result<Vec<Way>> {
+            let mut ways = Vec::new();
+            for to in [pod("db"), pod("api")] {
+                for traffic in [tcp(80), udp(53), sctp, Traffic::Other] {
+                    ways.push(way(&pod("web"), world.address(&to, family)?, traffic, &to));
+                }
+            }
+            Ok(ways)
+        };
+        let with_ports = |ports: &str| {
+            let all = egress("web", "{podSelector: {}}") + &ingress("db", "{podSelector: {}}");
+            all.replace("}]}]}", &format!("}}], ports: [{ports}]}}]}}"))
+        };
+        judge(
+            &mut world,
+            ways,
+            &[
+                (DENY_ALL, "--------"),
+                (ONLY_DB, "++------"),
+                (&with_ports("{port: 80}"), "+---+---"),
+                (&with_ports("{port: 53, protocol: UDP}"), "-+---+--"),
+                (&with_ports("{port: 90, protocol: SCTP}"), "--+---+-"),
+                (&with_ports("{port: 89, protocol: SCTP}"), "--------"),
+                (&egress("web", "{podSelector: {matchLabels: {app: db}}}"), "++++----"),
             ],
         )
     })
