@@ -1,9 +1,11 @@
 //! The node agent: a folder of manifests goes in, the kernel's nftables follow it.
 
 mod backoff;
+pub mod bridge;
 pub mod enforcer;
 pub mod folder;
 pub mod http;
+pub mod links;
 mod logs;
 pub mod metrics;
 pub mod readiness;

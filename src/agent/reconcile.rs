@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
+use super::bridge::Bridges;
 use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
 use super::folder::{AT_LATEST, Changes};
 use super::http::Shared;
@@ -60,6 +61,10 @@ pub struct Reconciler<R, K> {
     errors: BTreeSet<String>,
     /// What is odd about the cluster now, and so has been logged.
     findings: BTreeSet<String>,
+    /// Looks whether packets between pods on a bridge meet the rules; none where nobody asked for it.
+    bridges: Option<Bridges>,
+    /// What is wrong with bridges now, and so has been logged.
+    escapes: BTreeSet<String>,
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
@@ -85,12 +90,21 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             cluster: None,
             errors: BTreeSet::new(),
             findings: BTreeSet::new(),
+            bridges: None,
+            escapes: BTreeSet::new(),
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
         }
+    }
+
+    /// Has the loop look after the bridges of pods as well.
+    #[must_use]
+    pub fn with_bridges(mut self, bridges: Bridges) -> Self {
+        self.bridges = Some(bridges);
+        self
     }
 
     /// Reads the manifests for the first time and applies them. With errors in them nothing is applied.
@@ -201,6 +215,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             .observe(start.elapsed().as_secs_f64());
         self.cluster = Some(cluster);
         self.tell(&summary);
+        self.check_bridges();
         let result = self.enforcer.commit(ruleset);
         self.settle(result);
     }
@@ -246,6 +261,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Looks whether somebody else has changed the table, and undoes it.
     fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
+        self.check_bridges();
         if !self.enforcer.is_touched() {
             return self.shared.metrics.succeeded_now();
         }
@@ -276,6 +292,21 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 self.settle(result);
             }
             Err(error) => self.settle(Err(error)),
+        }
+    }
+
+    /// Looks whether packets between pods on a bridge meet the rules: the agent is not ready while they do not.
+    fn check_bridges(&mut self) {
+        let (Some(bridges), Some(cluster)) = (&self.bridges, &self.cluster) else {
+            return;
+        };
+        let reasons = bridges.check(cluster, self.enforcer.node());
+        for reason in news(&mut self.escapes, &reasons) {
+            error!("{reason}");
+        }
+        match reasons.is_empty() {
+            true => self.shared.readiness.clear(Cause::Bridge),
+            false => self.shared.readiness.block(Cause::Bridge, reasons),
         }
     }
 

@@ -143,6 +143,9 @@ pub(crate) struct AgentArgs {
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
     pub(crate) mode: Mode,
+    /// Where pods are on a bridge whose packets do not meet the rules: switch that on, or only be unready, or do not look
+    #[arg(long, value_enum, default_value_t = BridgeNetfilter::Auto, value_name = "MODE")]
+    pub(crate) bridge_netfilter: BridgeNetfilter,
 }
 
 /// `palisade demo`
@@ -163,6 +166,17 @@ pub(crate) enum Mode {
     Enforce,
     /// It passes, and is recorded
     Audit,
+}
+
+/// What the agent does about bridges whose packets do not meet the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BridgeNetfilter {
+    /// It switches them on, and is not ready where it cannot
+    Auto,
+    /// It changes nothing, and is not ready
+    Require,
+    /// It does not look
+    Ignore,
 }
 
 /// The forms of `compile`.

@@ -30,8 +30,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
-    Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs,
+    MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -167,6 +167,11 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 Mode::Enforce => nft::Mode::Enforce,
                 Mode::Audit => nft::Mode::Audit,
             },
+        },
+        bridges: match args.bridge_netfilter {
+            BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
+            BridgeNetfilter::Require => agent::bridge::Mode::Require,
+            BridgeNetfilter::Ignore => agent::bridge::Mode::Ignore,
         },
     })?;
     Ok(Outcome::Fine)
