@@ -2,6 +2,7 @@
 //! must behave as policy promises, whatever becomes of them on the way.
 
 mod bridge;
+mod bridge_agent;
 mod conformance;
 mod connections;
 mod packets;
@@ -123,6 +124,15 @@ fn main() -> ExitCode {
             }),
             ("a_half_open_connection_is_judged", || {
                 failed(paths::a_half_open_connection_is_judged())
+            }),
+            ("the_agent_has_bridges_meet_the_rules", || {
+                failed(bridge_agent::the_agent_has_bridges_meet_the_rules())
+            }),
+            ("an_agent_on_a_bridge_that_escapes_is_not_ready", || {
+                failed(bridge_agent::an_agent_on_a_bridge_that_escapes_is_not_ready())
+            }),
+            ("a_bridge_without_pods_is_left_alone", || {
+                failed(bridge_agent::a_bridge_without_pods_is_left_alone())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
