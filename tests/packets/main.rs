@@ -1,5 +1,6 @@
 //! Real packets against the agent's own enforcer: the kernel must do what the reference evaluator says, and connections
-//! must behave as policy promises, whatever becomes of them on the way.
+//! must behave as policy promises, whatever becomes of them on the way. Which test holds which path of a packet stands in
+//! `docs/semantics.md`.
 
 mod bridge;
 mod bridge_agent;
