@@ -164,6 +164,11 @@ pub(crate) fn possible(wiring: Wiring, test: &str) -> bool {
         println!("NOT RUN: {test}: this kernel has no br_netfilter (modprobe br_netfilter)");
         return false;
     }
+    let tunnel = || Netns::new("a trial")?.ip("link add trial type vxlan id 1 dstport 8472\n");
+    if let (Wiring::Overlay, Err(error)) = (wiring, tunnel()) {
+        println!("NOT RUN: {test}: this kernel has no VXLAN ({error})");
+        return false;
+    }
     true
 }
 
