@@ -6,6 +6,7 @@ use nftables::expr::{
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Set, SetOp, Statement, VerdictMap,
 };
+use policy_compiler::cells::AddressRange;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{PortRange, Protocol};
 
@@ -155,6 +156,12 @@ pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
         Operator::EQ,
         range(ports.first.into(), ports.last.into()),
     )
+}
+
+/// `ct original ip saddr 10.0.0.0-10.0.0.255`
+pub(super) fn peer_in(peer: Expression<'static>, range: AddressRange) -> Statement<'static> {
+    let range = [range.first, range.last].map(|address| Expression::String(address.to_string().into()));
+    compare(peer, Operator::EQ, Expression::Range(Box::new(Range { range })))
 }
 
 /// `<expression> @<set>`

@@ -4,6 +4,8 @@
 mod bridge;
 mod conformance;
 mod connections;
+mod faults;
+mod flood;
 mod packets;
 mod plan;
 mod shop;
@@ -66,6 +68,9 @@ fn main() -> ExitCode {
             }),
             ("pods_on_a_bridge_find_each_other", || {
                 failed(bridge::pods_on_a_bridge_find_each_other())
+            }),
+            ("a_hundred_whole_tables_lose_and_leak_nothing", || {
+                failed(faults::a_hundred_whole_tables_lose_and_leak_nothing())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{Mode, Nft};
+use palisade::nft::{Kernel, Mode, Nft};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
@@ -56,6 +56,25 @@ impl World {
             changed += usize::from(netns.run(|| enforcer.apply(&self.cluster))??.changed);
         }
         Ok(changed)
+    }
+
+    /// Applies one node's whole table anew; whether the kernel was changed.
+    pub(crate) fn resync(&mut self, place: &Place) -> Result<bool> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        Ok(netns.run(|| enforcer.resync())??.changed)
+    }
+
+    /// Applies one node's whole table anew, whatever is there; how many operations that took.
+    pub(crate) fn replace(&mut self, place: &Place) -> Result<usize> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        let (ruleset, _) = enforcer.compile(&self.cluster);
+        let transaction = palisade::nft::replace(&ruleset)?;
+        netns.run(|| enforcer.kernel().apply(&transaction))??;
+        Ok(transaction.size())
     }
 
     /// The same, from manifests.
