@@ -72,6 +72,12 @@ fn main() -> ExitCode {
             ("a_hundred_whole_tables_lose_and_leak_nothing", || {
                 failed(faults::a_hundred_whole_tables_lose_and_leak_nothing())
             }),
+            ("replacing_the_table_leaks_nothing", || {
+                failed(faults::replacing_the_table_leaks_nothing())
+            }),
+            ("a_thousand_changes_lose_and_leak_nothing", || {
+                failed(faults::a_thousand_changes_lose_and_leak_nothing())
+            }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
             }),

@@ -7,7 +7,7 @@ use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
 use palisade::nft::{Kernel, Mode, Nft};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
-use policy_compiler::cluster::{Cluster, PodName};
+use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
 
@@ -81,6 +81,24 @@ impl World {
     pub(crate) fn policies(&mut self, text: &str) -> Result {
         let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
         self.enforce(&loaded.cluster).map(|_| ())
+    }
+
+    /// A pod of the shop, labelled as `web` is, that the enforcers hear of and nobody builds.
+    pub(crate) fn add_pod(&mut self, name: &str, address: IpAddr) {
+        self.cluster.add_pod(Pod {
+            name: PodName {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            labels: [("app", "web")].into_iter().collect(),
+            addresses: vec![address],
+            node: Some("c".into()),
+            host_network: false,
+            ended: false,
+            started: None,
+            ports: Vec::new(),
+            workload: None,
+        });
     }
 
     /// In which respect a node's kernel is not as its enforcer believes.
