@@ -110,6 +110,12 @@ impl<K: Kernel> Enforcer<K> {
         (render(&table, self.settings, self.wanted.as_ref()), summary)
     }
 
+    /// Whether the kernel would take the whole table of a snapshot. Changes nothing.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), ApplyError> {
+        let (ruleset, _) = self.compile(cluster);
+        Ok(self.kernel.check(&replace(&ruleset)?)?)
+    }
+
     /// Brings the kernel to a ruleset, in one transaction, or none when it holds it already.
     ///
     /// After an error the kernel holds what it held before, or (nft was stopped half way) nobody knows: the next

@@ -4,6 +4,7 @@ mod backoff;
 pub mod enforcer;
 pub mod folder;
 pub mod http;
+pub mod isolate;
 mod logs;
 pub mod metrics;
 pub mod readiness;
