@@ -4,10 +4,12 @@
 mod bridge;
 mod conformance;
 mod connections;
+mod cutoff;
 mod faults;
 mod flood;
 mod packets;
 mod plan;
+mod process;
 mod shop;
 #[path = "../support/mod.rs"]
 mod support;
@@ -78,6 +80,19 @@ fn main() -> ExitCode {
             ("a_thousand_changes_lose_and_leak_nothing", || {
                 failed(faults::a_thousand_changes_lose_and_leak_nothing())
             }),
+            ("an_apply_may_end_after_any_step", || {
+                failed(cutoff::an_apply_may_end_after_any_step())
+            }),
+            ("the_agent_may_be_killed_at_any_document", || {
+                failed(cutoff::the_agent_may_be_killed_at_any_document())
+            }),
+            ("the_agent_may_be_killed_at_any_moment", || {
+                failed(cutoff::the_agent_may_be_killed_at_any_moment())
+            }),
+            (
+                "nft_may_fail_die_or_hang",
+                || failed(cutoff::nft_may_fail_die_or_hang()),
+            ),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
             }),

@@ -58,6 +58,14 @@ impl World {
         Ok(changed)
     }
 
+    /// What the enforcers know, with these policies and no others.
+    pub(crate) fn with_policies(&self, text: &str) -> Result<Cluster> {
+        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+        let mut cluster = self.cluster.clone();
+        cluster.policies = loaded.cluster.policies;
+        Ok(cluster)
+    }
+
     /// Applies one node's whole table anew; whether the kernel was changed.
     pub(crate) fn resync(&mut self, place: &Place) -> Result<bool> {
         let netns = self.sandbox.netns(place)?;
