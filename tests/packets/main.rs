@@ -10,6 +10,7 @@ mod flood;
 mod packets;
 mod plan;
 mod process;
+mod random;
 mod shop;
 #[path = "../support/mod.rs"]
 mod support;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             ("scenarios_of_the_upstream_suite", || failed(conformance::group("e2e"))),
             ("recipes", || failed(conformance::group("recipes"))),
             ("traps", || failed(conformance::group("traps"))),
+            ("random_clusters", || failed(random::clusters())),
             ("a_change_stops_an_open_connection", || {
                 failed(connections::a_change_stops_an_open_connection())
             }),

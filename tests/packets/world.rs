@@ -85,6 +85,12 @@ impl World {
         Ok(transaction.size())
     }
 
+    /// Brings every node to this cluster, in one transaction each.
+    pub(crate) fn follow(&mut self, cluster: Cluster) -> Result {
+        self.cluster = cluster.clone();
+        self.enforce(&cluster).map(|_| ())
+    }
+
     /// The same, from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
         let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
