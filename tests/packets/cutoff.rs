@@ -18,10 +18,10 @@ use crate::shop::CLUSTER;
 use crate::world::{Family, Result, World, must, node, pod, tcp};
 
 /// Between rounds of the flood: dense enough to meet every moment, and some time is left for the rest.
-const PAUSE: Duration = Duration::from_micros(100);
+pub(crate) const PAUSE: Duration = Duration::from_micros(100);
 
 /// Beside [`POLICIES`]: `web` reaches `api` on TCP 80, and a block makes every interval map anew.
-const MORE: &str = "
+pub(crate) const MORE: &str = "
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -41,7 +41,7 @@ spec:
 const APPLIES: &str = "palisade_applies_total{outcome=\"changed\"}";
 
 /// The lanes that node `a` alone judges, since only its agent is at work here.
-fn lanes_of_a() -> Vec<Lane> {
+pub(crate) fn lanes_of_a() -> Vec<Lane> {
     let on_a = |place: &Place| [pod("web"), pod("api")].contains(place);
     let by_a = |lane: &Lane| on_a(&lane.from) || on_a(&lane.to);
     lanes().into_iter().filter(by_a).collect()
@@ -49,7 +49,7 @@ fn lanes_of_a() -> Vec<Lane> {
 
 /// Which of the two contents the kernel of node `a` has, going by what passes: with [`MORE`] or without it. Anything
 /// between the two is an error, unless it passes: a killed agent may leave an nft behind that is about to end.
-fn with_more(world: &World) -> Result<bool> {
+pub(crate) fn with_more(world: &World) -> Result<bool> {
     let mut probes = Vec::new();
     for (from, to) in [("web", "api"), ("api", "web")] {
         for family in Family::BOTH {

@@ -5,6 +5,7 @@ mod bridge;
 mod conformance;
 mod connections;
 mod cutoff;
+mod damage;
 mod faults;
 mod flood;
 mod packets;
@@ -95,6 +96,15 @@ fn main() -> ExitCode {
                 "nft_may_fail_die_or_hang",
                 || failed(cutoff::nft_may_fail_die_or_hang()),
             ),
+            ("damage_is_undone_under_traffic", || {
+                failed(damage::damage_is_undone_under_traffic())
+            }),
+            ("a_restart_and_an_upgrade_let_nothing_pass", || {
+                failed(damage::a_restart_and_an_upgrade_let_nothing_pass())
+            }),
+            ("a_refused_policy_is_closed_and_the_others_apply", || {
+                failed(damage::a_refused_policy_is_closed_and_the_others_apply())
+            }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
             }),

@@ -25,6 +25,10 @@ cd DIR
 count=$(($(cat count) + 1))
 echo $count > count
 cat > document
+if [ -s refuse ] && grep -q -f refuse document; then
+echo 'internal:0:0-0: Error: Could not process rule: Invalid argument' >&2
+exit 1
+fi
 read -r number when what < plan
 if [ $count != $number ]; then exec NFT "$@" < document; fi
 case $when in
@@ -67,6 +71,16 @@ impl StandIn {
     pub(crate) fn plan(&self, plan: &str) -> Result {
         fs::write(self.folder.path().join("count"), "0\n")?;
         Ok(fs::write(self.folder.path().join("plan"), format!("{plan}\n"))?)
+    }
+
+    /// Documents with this in them are refused from now on.
+    pub(crate) fn refuse(&self, text: &str) -> Result {
+        Ok(fs::write(self.folder.path().join("refuse"), text)?)
+    }
+
+    /// The documents since the plan was made.
+    pub(crate) fn documents(&self) -> Result<usize> {
+        Ok(fs::read_to_string(self.folder.path().join("count"))?.trim().parse()?)
     }
 
     /// Whether a stand-in that was told to hang still does.
