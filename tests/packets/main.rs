@@ -8,6 +8,7 @@ mod cutoff;
 mod damage;
 mod faults;
 mod flood;
+mod large;
 mod packets;
 mod plan;
 mod process;
@@ -104,6 +105,9 @@ fn main() -> ExitCode {
             }),
             ("a_refused_policy_is_closed_and_the_others_apply", || {
                 failed(damage::a_refused_policy_is_closed_and_the_others_apply())
+            }),
+            ("fifty_thousand_peers_are_judged", || {
+                failed(large::fifty_thousand_peers_are_judged())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
