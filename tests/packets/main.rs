@@ -4,6 +4,7 @@
 mod bridge;
 mod conformance;
 mod connections;
+mod crowded;
 mod cutoff;
 mod damage;
 mod faults;
@@ -108,6 +109,9 @@ fn main() -> ExitCode {
             }),
             ("fifty_thousand_peers_are_judged", || {
                 failed(large::fifty_thousand_peers_are_judged())
+            }),
+            ("a_full_connection_table_lets_nothing_pass", || {
+                failed(crowded::a_full_connection_table_lets_nothing_pass())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())
