@@ -1,7 +1,8 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
 use nftables::expr::{
-    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
+    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
+    PayloadRaw, Range,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Set, SetOp, Statement, VerdictMap,
@@ -138,6 +139,23 @@ pub(super) fn not_a_syn() -> Statement<'static> {
     let mask = or(or(text("fin"), text("syn")), or(text("rst"), text("ack")));
     let flags = BinaryOperation::AND(header("tcp", "flags"), mask);
     compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
+}
+
+/// `@th,96,8`: the type of the first chunk of an SCTP packet.
+pub(super) const FIRST_CHUNK: PayloadRaw = PayloadRaw {
+    base: PayloadBase::TH,
+    offset: 96,
+    len: 8,
+};
+
+/// `meta l4proto sctp @th,96,8 != 1`: anything but the packet that opens an SCTP association. (`sctp chunk init` would look
+/// for it anywhere in the packet, and needs a newer kernel.)
+pub(super) fn not_an_init() -> [Statement<'static>; 2] {
+    let chunk = Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(FIRST_CHUNK)));
+    [
+        packet_protocol(protocol_number(Protocol::Sctp)),
+        compare(chunk, Operator::NEQ, Expression::Number(1)),
+    ]
 }
 
 /// `ip6 hoplimit 255 icmpv6 type 133-137`: no router forwards it with this hop limit, so it is from the same link, and

@@ -67,6 +67,9 @@ fn main() -> ExitCode {
             ("untracked_packets_are_denied_to_isolated_pods", || {
                 failed(packets::untracked_packets_are_denied_to_isolated_pods())
             }),
+            ("an_association_is_opened_by_an_init", || {
+                failed(packets::an_association_is_opened_by_an_init())
+            }),
             ("neighbours_are_found_whatever_the_policy", || {
                 failed(packets::neighbours_are_found_whatever_the_policy())
             }),
