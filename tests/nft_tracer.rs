@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use palisade::nft::fake::Fake;
-use palisade::nft::tracer::{ACK, Connection, Packet, SYN, State, Tracer, number_of};
+use palisade::nft::tracer::{ACK, Connection, INIT, Packet, SYN, State, Tracer, number_of};
 use palisade::nft::{Kernel, Mode, Ruleset, Settings, diff, render, replace};
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Subjects, compile};
@@ -47,6 +47,7 @@ fn packets(connection: Connection, turn: usize) -> [(&'static str, Packet); 2] {
         destination,
         protocol,
         tcp_flags,
+        sctp_chunk: if state == State::New { INIT } else { 0 },
         hop_limit: 63,
         icmp_type: 128,
         state,
@@ -179,7 +180,7 @@ proptest! {
     }
 
     /// A packet that belongs to no connection passes only between ends that no policy judges; so does a TCP packet that
-    /// opens one without being a SYN, unless it is exempt.
+    /// opens one without being a SYN, or an SCTP packet that is no INIT, unless it is exempt.
     #[test]
     fn without_a_connection_nothing_slips_through(cluster in testing::cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
@@ -190,15 +191,19 @@ proptest! {
             for to in ends.iter().filter(|to| to.same_family(from)) {
                 let (Some(source), Some(destination)) = (from.address(), to.address()) else { continue };
                 let touched = judged(&table, from) || judged(&table, to);
-                let lost = connection(source, destination, Traffic::Port(Protocol::Tcp, 80));
-                for (state, connection, flags) in [
-                    (State::Invalid, None, ACK),
-                    (State::Untracked, None, SYN),
-                    (State::New, Some(lost), ACK),
-                    (State::New, Some(lost), ACK | SYN),
+                let lost = |protocol| Some(connection(source, destination, Traffic::Port(protocol, 80)));
+                for (protocol, state, connection, tcp_flags, sctp_chunk) in [
+                    (6, State::Invalid, None, ACK, 0),
+                    (6, State::Untracked, None, SYN, 0),
+                    (6, State::New, lost(Protocol::Tcp), ACK, 0),
+                    (6, State::New, lost(Protocol::Tcp), ACK | SYN, 0),
+                    (132, State::Invalid, None, 0, 0),
+                    (132, State::Untracked, None, 0, INIT),
+                    (132, State::New, lost(Protocol::Sctp), 0, 0),
+                    (132, State::New, lost(Protocol::Sctp), 0, INIT + 1),
                 ] {
                     let packet = Packet {
-                        source, destination, protocol: 6, tcp_flags: flags, hop_limit: 63, icmp_type: 0, state, connection,
+                        source, destination, protocol, tcp_flags, sctp_chunk, hop_limit: 63, icmp_type: 0, state, connection,
                     };
                     let exempt = connection.is_some() && table.addresses().exemption(from, to).is_some();
                     let trace = tracer.trace(&packet).unwrap();
@@ -209,7 +214,7 @@ proptest! {
                     let types = [(132, 255, !touched), (133, 255, true), (137, 255, true), (138, 255, !touched), (135, 254, !touched)];
                     for (icmp_type, hop_limit, passes) in types {
                         let packet = Packet {
-                            source, destination, protocol: ICMPV6, tcp_flags: 0, hop_limit, icmp_type, state: State::Untracked, connection: None,
+                            source, destination, protocol: ICMPV6, tcp_flags: 0, sctp_chunk: 0, hop_limit, icmp_type, state: State::Untracked, connection: None,
                         };
                         prop_assert_eq!(tracer.trace(&packet).unwrap().accepted, passes);
                     }

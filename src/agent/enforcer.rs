@@ -14,7 +14,7 @@ use policy_compiler::table::Table;
 use thiserror::Error;
 
 use crate::nft::transaction::OperationError;
-use crate::nft::{Kernel, KernelError, Ruleset, Settings, diff, render};
+use crate::nft::{Kernel, KernelError, Ruleset, Settings, diff, render, replace, restore};
 
 /// Enforces policy on one node.
 #[derive(Debug)]
@@ -110,16 +110,25 @@ impl<K: Kernel> Enforcer<K> {
         (render(&table, self.settings, self.wanted.as_ref()), summary)
     }
 
+    /// Whether the kernel would take the whole table of a snapshot. Changes nothing.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), ApplyError> {
+        let (ruleset, _) = self.compile(cluster);
+        Ok(self.kernel.check(&replace(&ruleset)?)?)
+    }
+
     /// Brings the kernel to a ruleset, in one transaction, or none when it holds it already.
     ///
     /// After an error the kernel holds what it held before, or (nft was stopped half way) nobody knows: the next
     /// transaction replaces the whole table.
     pub fn commit(&mut self, ruleset: Ruleset) -> Result<Applied, ApplyError> {
         let held = self.wanted.as_ref().filter(|_| self.held);
-        let transaction = match diff(held, &ruleset) {
-            Ok(None) => return Ok(Applied::default()),
-            Ok(Some(transaction)) => Ok(transaction),
-            Err(error) => Err(error),
+        let transaction = match held {
+            Some(_) => match diff(held, &ruleset) {
+                Ok(None) => return Ok(Applied::default()),
+                Ok(Some(transaction)) => Ok(transaction),
+                Err(error) => Err(error),
+            },
+            None => return self.restore(ruleset),
         };
         // Remembered before anything can fail, so that whoever tries again tries this and not what was there before.
         self.wanted = Some(ruleset);
@@ -128,6 +137,32 @@ impl<K: Kernel> Enforcer<K> {
         let transaction = transaction?;
         let start = Instant::now();
         self.kernel.apply(&transaction)?;
+        self.held = true;
+        Ok(Applied {
+            changed: true,
+            operations: transaction.size(),
+            duration: start.elapsed(),
+        })
+    }
+
+    /// Brings the kernel to a ruleset from wherever it is: the rules of a sound table anew, else the whole table.
+    fn restore(&mut self, ruleset: Ruleset) -> Result<Applied, ApplyError> {
+        // A table that cannot be read is replaced.
+        let found = self.kernel.read().ok().flatten();
+        let transaction = restore(found.as_ref(), &ruleset);
+        let whole = replace(&ruleset);
+        self.wanted = Some(ruleset);
+        self.held = false;
+        self.seen = None;
+        let (mut transaction, whole) = (transaction?, whole?);
+        let start = Instant::now();
+        match self.kernel.apply(&transaction) {
+            Err(KernelError::Refused(_)) if transaction != whole => {
+                transaction = whole;
+                self.kernel.apply(&transaction)?;
+            }
+            result => result?,
+        }
         self.held = true;
         Ok(Applied {
             changed: true,

@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod enforcer;
 pub mod folder;
 pub mod http;
+pub mod isolate;
 pub mod links;
 mod logs;
 pub mod metrics;

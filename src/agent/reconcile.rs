@@ -18,9 +18,10 @@ use super::bridge::Bridges;
 use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
 use super::folder::{AT_LATEST, Changes};
 use super::http::Shared;
+use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::Kernel;
+use crate::nft::{Kernel, KernelError};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -57,6 +58,9 @@ pub struct Reconciler<R, K> {
     shared: Shared,
     /// The last good snapshot.
     cluster: Option<Cluster>,
+    /// The policies of the last snapshot that the kernel took.
+    taken: Policies,
+    isolation: Isolation,
     /// What is wrong with the manifests now, and so has been logged.
     errors: BTreeSet<String>,
     /// What is odd about the cluster now, and so has been logged.
@@ -88,6 +92,8 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             enforcer,
             shared,
             cluster: None,
+            taken: Policies::new(),
+            isolation: Isolation::default(),
             errors: BTreeSet::new(),
             findings: BTreeSet::new(),
             bridges: None,
@@ -153,6 +159,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 }
                 Turn::Retry => {
                     let result = self.enforcer.resync();
+                    let result = self.or_isolate(result);
                     self.settle(result);
                 }
                 Turn::Check => self.check(),
@@ -207,17 +214,49 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             self.settle(Ok(Applied::default()));
             return;
         }
+        let closed = self.isolation.close(&cluster);
+        let result = self.bring(closed.as_ref().unwrap_or(&cluster));
+        self.cluster = Some(cluster);
+        self.check_bridges();
+        let result = self.or_isolate(result);
+        self.settle(result);
+    }
+
+    /// Compiles a snapshot and brings the kernel to it.
+    fn bring(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
         let start = Instant::now();
-        let (ruleset, summary) = self.enforcer.compile(&cluster);
+        let (ruleset, summary) = self.enforcer.compile(cluster);
         self.shared
             .metrics
             .compile_duration
             .observe(start.elapsed().as_secs_f64());
-        self.cluster = Some(cluster);
         self.tell(&summary);
-        self.check_bridges();
-        let result = self.enforcer.commit(ruleset);
-        self.settle(result);
+        self.enforcer.commit(ruleset)
+    }
+
+    /// When the kernel refused: closes the policies that it refuses, and tries again.
+    fn or_isolate(&mut self, result: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
+        let Some(cluster) = &self.cluster else { return result };
+        let refused = match result {
+            Err(ApplyError::Kernel(KernelError::Refused(why))) => why,
+            Ok(applied) => {
+                self.taken = cluster.policies.clone();
+                return Ok(applied);
+            }
+            error => return error,
+        };
+        let enforcer = &self.enforcer;
+        let found = self
+            .isolation
+            .seek(cluster, &self.taken, |candidate| enforcer.check(candidate))?;
+        let closed = if found { self.isolation.close(cluster) } else { None };
+        match closed {
+            Some(closed) => {
+                error!("nft refused: {refused}");
+                self.bring(&closed)
+            }
+            None => Err(KernelError::Refused(refused).into()),
+        }
     }
 
     /// Tells how a transaction went, and plans what comes next.
@@ -325,6 +364,8 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "the manifests hold neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        metrics.isolated_policies.set(self.isolation.count() as i64);
+        warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);
         for finding in news(&mut self.findings, &findings) {

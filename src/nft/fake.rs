@@ -51,6 +51,13 @@ impl Kernel for Fake {
         Ok(())
     }
 
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        let trial = Fake {
+            table: Mutex::new(self.content()),
+        };
+        trial.apply(transaction)
+    }
+
     fn read(&self) -> Result<Option<Listing>, KernelError> {
         Ok(self.table().as_ref().map(Listing::of))
     }

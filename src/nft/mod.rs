@@ -5,6 +5,7 @@ pub mod diff;
 mod expressions;
 pub mod fake;
 mod generation;
+mod interim;
 pub mod kernel;
 pub mod listing;
 pub mod names;
@@ -22,7 +23,7 @@ mod text;
 pub mod tracer;
 pub mod transaction;
 
-pub use diff::{diff, replace};
+pub use diff::{diff, replace, restore};
 pub use kernel::{Kernel, KernelError, Nft};
 pub use render::render;
 pub use ruleset::Ruleset;

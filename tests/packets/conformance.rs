@@ -229,7 +229,7 @@ fn play_all(play: &Play, wiring: Wiring) -> Result {
 }
 
 /// Sends all probes of a plan and lists what differs.
-fn observe(world: &World, name: &str, plan: &Plan) -> Result {
+pub(crate) fn observe(world: &World, name: &str, plan: &Plan) -> Result {
     let probes: Vec<Probe> = plan
         .iter()
         .map(|((from, source, to, traffic), expected)| Probe {

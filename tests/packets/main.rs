@@ -6,9 +6,17 @@ mod bridge;
 mod bridge_agent;
 mod conformance;
 mod connections;
+mod crowded;
+mod cutoff;
+mod damage;
+mod faults;
+mod flood;
+mod large;
 mod packets;
 mod paths;
 mod plan;
+mod process;
+mod random;
 mod services;
 mod shop;
 #[path = "../support/mod.rs"]
@@ -36,6 +44,7 @@ fn main() -> ExitCode {
                 failed(conformance::group("recipes", Wiring::Bridge))
             }),
             ("traps", || failed(conformance::group("traps", Wiring::Routed))),
+            ("random_clusters", || failed(random::clusters())),
             ("a_change_stops_an_open_connection", || {
                 failed(connections::a_change_stops_an_open_connection())
             }),
@@ -71,6 +80,9 @@ fn main() -> ExitCode {
             }),
             ("untracked_packets_are_denied_to_isolated_pods", || {
                 failed(packets::untracked_packets_are_denied_to_isolated_pods())
+            }),
+            ("an_association_is_opened_by_an_init", || {
+                failed(packets::an_association_is_opened_by_an_init())
             }),
             ("neighbours_are_found_whatever_the_policy", || {
                 failed(packets::neighbours_are_found_whatever_the_policy())
@@ -134,6 +146,43 @@ fn main() -> ExitCode {
             }),
             ("a_bridge_without_pods_is_left_alone", || {
                 failed(bridge_agent::a_bridge_without_pods_is_left_alone())
+            }),
+            ("a_hundred_whole_tables_lose_and_leak_nothing", || {
+                failed(faults::a_hundred_whole_tables_lose_and_leak_nothing())
+            }),
+            ("replacing_the_table_leaks_nothing", || {
+                failed(faults::replacing_the_table_leaks_nothing())
+            }),
+            ("a_thousand_changes_lose_and_leak_nothing", || {
+                failed(faults::a_thousand_changes_lose_and_leak_nothing())
+            }),
+            ("an_apply_may_end_after_any_step", || {
+                failed(cutoff::an_apply_may_end_after_any_step())
+            }),
+            ("the_agent_may_be_killed_at_any_document", || {
+                failed(cutoff::the_agent_may_be_killed_at_any_document())
+            }),
+            ("the_agent_may_be_killed_at_any_moment", || {
+                failed(cutoff::the_agent_may_be_killed_at_any_moment())
+            }),
+            (
+                "nft_may_fail_die_or_hang",
+                || failed(cutoff::nft_may_fail_die_or_hang()),
+            ),
+            ("damage_is_undone_under_traffic", || {
+                failed(damage::damage_is_undone_under_traffic())
+            }),
+            ("a_restart_and_an_upgrade_let_nothing_pass", || {
+                failed(damage::a_restart_and_an_upgrade_let_nothing_pass())
+            }),
+            ("a_refused_policy_is_closed_and_the_others_apply", || {
+                failed(damage::a_refused_policy_is_closed_and_the_others_apply())
+            }),
+            ("fifty_thousand_peers_are_judged", || {
+                failed(large::fifty_thousand_peers_are_judged())
+            }),
+            ("a_full_connection_table_lets_nothing_pass", || {
+                failed(crowded::a_full_connection_table_lets_nothing_pass())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())

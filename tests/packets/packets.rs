@@ -1,6 +1,6 @@
 //! Packets that are no plain request of a connection: errors, fragments, neighbour discovery, untracked ones, echoes.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread::sleep;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use palisade::nft::Mode;
 use palisade::sandbox::{Netns, Place, Wiring, program};
 use policy_compiler::ports::Traffic;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::shop::{CLUSTER, DENY_ALL, NONE, ONLY_DB};
 use crate::ways::over_each_of;
@@ -132,7 +133,7 @@ pub(crate) fn errors_of_an_allowed_connection_pass() -> Result {
 
 /// The same for TCP: a large answer never arrives when its sender does not learn how wide the way is.
 pub(crate) fn tcp_learns_of_a_narrow_link() -> Result {
-    use std::io::{Read, Write};
+    use std::io::Write;
     over_each_of(CLUSTER, "tcp_learns_of_a_narrow_link", |mut world, _| {
         world.policies(&ONLY_DB.replace("port: 80}", "port: 8080}"))?;
         let (web, db) = (pod("web"), pod("db"));
@@ -181,6 +182,69 @@ pub(crate) fn untracked_packets_are_denied_to_isolated_pods() -> Result {
         // The same packets to a pod that nothing isolates: nothing else is in their way.
         world.policies(crate::shop::WEB_EGRESS)?;
         world.passes(&pod("web"), &pod("db"), udp(53), family)?;
+    }
+    Ok(())
+}
+
+/// What is no INIT opens no association with a pod that any policy judges: a lost one would be picked up in reverse, and
+/// what its pod may not send would pass as an answer.
+pub(crate) fn an_association_is_opened_by_an_init() -> Result {
+    const HEARTBEAT: u8 = 4;
+    const INIT: u8 = 1;
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    let (web, db) = (pod("web"), pod("db"));
+    for name in ["a", "b"] {
+        // The checksums of this test's packets are left out.
+        world
+            .netns(&node(name))?
+            .sysctl(&[("netfilter/nf_conntrack_checksum", "0")])?;
+    }
+    for family in Family::BOTH {
+        let (from, to) = (world.address(&db, family)?, world.address(&web, family)?);
+        let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let raw = || Socket::new(domain, Type::RAW, Some(Protocol::from(132)));
+        let socket = world.netns(&db)?.run(raw)??;
+        let sink = world.netns(&web)?.run(raw)??;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        sink.bind(&SocketAddr::new(to, 0).into())?;
+        sink.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let mut port = 1000;
+        let mut arrives = |kind: u8| -> Result<bool> {
+            // Ports, tag, checksum, one chunk; from another port each time, so that no connection is known.
+            port += 1;
+            let mut packet = [u16::to_be_bytes(port), u16::to_be_bytes(2000)].concat();
+            packet.extend(if kind == INIT { [0; 4] } else { [7; 4] });
+            packet.extend([0, 0, 0, 0, kind, 0, 0, 20]);
+            packet.extend([0, 4, 0, 12, 0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1]);
+            socket.send_to(&packet, &SocketAddr::new(to, 0).into())?;
+            let mut heard = vec![0; 2048];
+            loop {
+                let Some(length) = waited((&sink).read(&mut heard))? else {
+                    return Ok(false);
+                };
+                // The sandbox's own listeners answer elsewhere on the same protocol.
+                if heard[..length].windows(4).any(|ports| ports == &packet[..4]) {
+                    return Ok(true);
+                }
+            }
+        };
+        world.policies("kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems: []\n")?;
+        for kind in [INIT, HEARTBEAT] {
+            must(
+                arrives(kind)?,
+                format!("{family:?}: chunk {kind} does not arrive without policy"),
+            )?;
+        }
+        // Only what web sends is judged, so db may open what it likes.
+        world.policies(crate::shop::WEB_EGRESS)?;
+        must(
+            arrives(INIT)?,
+            format!("{family:?}: an INIT to a pod that may be reached does not arrive"),
+        )?;
+        must(
+            !arrives(HEARTBEAT)?,
+            format!("{family:?}: an association is picked up midway"),
+        )?;
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{Mode, Nft};
+use palisade::nft::{Kernel, Mode, Nft};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
-use policy_compiler::cluster::{Cluster, PodName};
+use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
 
@@ -65,10 +65,61 @@ impl World {
         Ok(changed)
     }
 
+    /// What the enforcers know, with these policies and no others.
+    pub(crate) fn with_policies(&self, text: &str) -> Result<Cluster> {
+        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+        let mut cluster = self.cluster.clone();
+        cluster.policies = loaded.cluster.policies;
+        Ok(cluster)
+    }
+
+    /// Applies one node's whole table anew; whether the kernel was changed.
+    pub(crate) fn resync(&mut self, place: &Place) -> Result<bool> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        Ok(netns.run(|| enforcer.resync())??.changed)
+    }
+
+    /// Applies one node's whole table anew, whatever is there; how many operations that took.
+    pub(crate) fn replace(&mut self, place: &Place) -> Result<usize> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        let (ruleset, _) = enforcer.compile(&self.cluster);
+        let transaction = palisade::nft::replace(&ruleset)?;
+        netns.run(|| enforcer.kernel().apply(&transaction))??;
+        Ok(transaction.size())
+    }
+
+    /// Brings every node to this cluster, in one transaction each.
+    pub(crate) fn follow(&mut self, cluster: Cluster) -> Result {
+        self.cluster = cluster.clone();
+        self.enforce(&cluster).map(|_| ())
+    }
+
     /// The same, from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
         let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
         self.enforce(&loaded.cluster).map(|_| ())
+    }
+
+    /// A pod of the shop, labelled as `web` is, that the enforcers hear of and nobody builds.
+    pub(crate) fn add_pod(&mut self, name: &str, address: IpAddr) {
+        self.cluster.add_pod(Pod {
+            name: PodName {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            labels: [("app", "web")].into_iter().collect(),
+            addresses: vec![address],
+            node: Some("c".into()),
+            host_network: false,
+            ended: false,
+            started: None,
+            ports: Vec::new(),
+            workload: None,
+        });
     }
 
     /// In which respect a node's kernel is not as its enforcer believes.
