@@ -194,14 +194,15 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             return;
         }
         let start = Instant::now();
-        let (ruleset, summary) = self.enforcer.compile(&cluster);
+        self.enforcer.compile(&cluster);
         self.shared
             .metrics
             .compile_duration
             .observe(start.elapsed().as_secs_f64());
         self.cluster = Some(cluster);
+        let summary = self.enforcer.summary();
         self.tell(&summary);
-        let result = self.enforcer.commit(ruleset);
+        let result = self.enforcer.commit();
         self.settle(result);
     }
 

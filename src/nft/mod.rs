@@ -1,7 +1,7 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
-pub mod diff;
+mod draft;
 mod expressions;
 pub mod fake;
 mod generation;
@@ -12,6 +12,8 @@ mod numbering;
 pub mod render;
 mod render_base;
 mod render_column;
+mod render_side;
+mod render_words;
 pub mod ruleset;
 mod schema;
 mod settings;
@@ -22,9 +24,9 @@ mod text;
 pub mod tracer;
 pub mod transaction;
 
-pub use diff::{diff, replace};
+pub use draft::replace;
 pub use kernel::{Kernel, KernelError, Nft};
-pub use render::render;
+pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
 pub use settings::{Mode, Settings};
 pub use text::PRIORITY;

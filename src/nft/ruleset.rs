@@ -1,5 +1,5 @@
 //! The content of the table `inet palisade`, as plain ordered data: what rendering makes, what a transaction is the
-//! difference of, and what the tracer walks through.
+//! way to, and what the tracer walks through.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -86,12 +86,6 @@ pub struct Ruleset {
     pub chains: BTreeMap<ChainName, Vec<Rule>>,
     /// Sets and maps with their elements.
     pub sets: BTreeMap<SetName, Elements>,
-}
-
-impl Ruleset {
-    pub(super) fn add_element(&mut self, set: SetName, key: Key, element: Element) {
-        self.sets.entry(set).or_default().insert(key, element);
-    }
 }
 
 /// A text made fit for a comment: nft's own listing does not escape quotes, and counts bytes.

@@ -198,6 +198,7 @@ impl Half {
         for member in &signature.members {
             self.pending.moved.entry(*member).or_insert(Some(before));
         }
+        self.pending.changes.classes.extend([before, class]);
         self.classes[class.0 as usize].signatures += 1;
         self.leave_class(before);
     }

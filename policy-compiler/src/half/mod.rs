@@ -6,6 +6,7 @@
 
 mod columns;
 mod groups;
+mod origin;
 mod peers;
 mod settle;
 
@@ -22,6 +23,7 @@ use crate::policy::{Direction, Peer, Tier};
 use crate::population::Declared;
 use crate::ports::PortSet;
 use crate::rules::{PortName, Prepared, Resolved, Sets};
+pub use self::origin::Origin;
 use crate::table::{Cell, Class, ClassId, Group, GroupId, Kind, PodIndex};
 
 type SignatureId = u32;
@@ -204,6 +206,11 @@ impl Half {
         &self.classes[id.0 as usize]
     }
 
+    /// One column, when there is one of this number.
+    pub fn find_class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id.0 as usize)
+    }
+
     /// The group of a pod; none when no policy judges it in this direction, so that everything passes.
     pub fn group_of(&self, pod: PodIndex) -> Option<GroupId> {
         self.group_of.get(pod.0 as usize).copied().flatten()
@@ -237,6 +244,17 @@ impl Half {
         self.peers
             .iter()
             .map(|(address, (_, signature))| (*address, self.class_of_signature(*signature)))
+    }
+
+    /// How many known pod addresses there are.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The class of a known pod's address; none of any other.
+    pub fn class_of_peer(&self, address: IpAddr) -> Option<ClassId> {
+        let (_, signature) = self.peers.get(&address)?;
+        Some(self.class_of_signature(*signature))
     }
 
     /// Every pod without an address with its class, sorted.
