@@ -15,6 +15,8 @@ pub struct HalfChanges {
     pub subjects: BTreeSet<PodIndex>,
     /// Classes that came, went, were replaced, or whose cells or [origin](crate::table::Half::origins) may have changed.
     pub classes: BTreeSet<ClassId>,
+    /// Of those, the ones that came; another class may have had such a number before. All of its peers are among those that changed.
+    pub created: BTreeSet<ClassId>,
     /// Pod addresses that came, went, or are of another class now.
     pub peers: BTreeSet<IpAddr>,
     /// Pods without an address that came, went, or are of another class now.
@@ -34,6 +36,7 @@ impl HalfChanges {
         self.groups.extend(later.groups);
         self.subjects.extend(later.subjects);
         self.classes.extend(later.classes);
+        self.created.extend(later.created);
         self.peers.extend(later.peers);
         self.unaddressed.extend(later.unaddressed);
         self.cells |= later.cells;

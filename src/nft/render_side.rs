@@ -88,9 +88,10 @@ impl SideRenderer {
         }
         // Peers whose class is another one now are named by the changes; those of a class that now goes elsewhere are not.
         let now = self.all_targets();
+        let created = |class| changes.is_some_and(|changes| changes.created.contains(class));
         let mut elsewhere = now
             .iter()
-            .any(|(class, chain)| before.get(class).is_some_and(|before| before != chain));
+            .any(|(class, chain)| !created(class) && before.get(class).is_some_and(|before| before != chain));
         if elsewhere || changes.is_none_or(|changes| changes.cells) {
             elsewhere |= self.write_cells(half, draft);
         }
@@ -146,10 +147,12 @@ impl SideRenderer {
                 Some((_, kind)) => self.classes.insert(*id, kind),
                 None => self.classes.remove(id),
             };
-            if !more {
+            // What came is another class, even where the compiler's number for it is one that was in use.
+            if !more || changes.is_some_and(|changes| changes.created.contains(id)) {
                 freed.extend(self.numbers.free(*id));
                 self.targets.remove(id);
-            } else if self.numbers.get(*id).is_none() {
+            }
+            if more && self.numbers.get(*id).is_none() {
                 new.insert(*id);
             }
         }

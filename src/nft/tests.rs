@@ -207,14 +207,14 @@ fn an_unrelated_class_changes_no_name() {
             "add set inet palisade in4_c1_ports { type ipv4_addr . inet_proto . inet_service; }",
             "add element inet palisade in4_c1_ports { 10.0.0.1 . tcp . 80 }",
             "add rule inet palisade in4_c1 meta l4proto tcp ct reply ip saddr . ct protocol . ct reply proto-src \
-             @in4_c1_ports return comment \"peers: shop/deployment/web\"",
+             @in4_c1_ports return comment \"peers: pods app=web in namespace shop\"",
             "add rule inet palisade in4_c1 meta l4proto udp ct reply ip saddr . ct protocol . ct reply proto-src \
              @in4_c1_ports return",
             "add rule inet palisade in4_c1 meta l4proto sctp ct reply ip saddr . ct protocol . ct reply proto-src \
              @in4_c1_ports return",
             "add rule inet palisade in4_c1 meta l4proto icmp ct reply ip saddr . ct protocol . ct reply proto-src \
              @in4_c1_ports return",
-            "add rule inet palisade in4_c1 goto denied",
+            "add rule inet palisade in4_c1 goto denied comment \"policies: shop/a-first\"",
             "add element inet palisade in4_peers { 10.0.0.3 : goto in4_c1 }",
         ],
     );

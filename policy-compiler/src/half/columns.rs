@@ -184,6 +184,7 @@ impl Half {
                     signatures: 0,
                 }) as u32);
                 pending.changes.classes.insert(id);
+                pending.changes.created.insert(id);
                 id
             })
     }
