@@ -7,9 +7,10 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use palisade::nft::{Kernel, KernelError, Nft, Ruleset, Settings, diff, render, replace};
+use palisade::nft::{Kernel, KernelError, Nft, Renderer, Ruleset, Settings, Transaction, render, replace};
 use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
-use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::changes::Changes;
+use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{
     Action, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
@@ -54,8 +55,24 @@ fn say(line: &str) {
     assert!(written.is_ok(), "standard error is closed");
 }
 
-fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    render(&compile(cluster, &Subjects::All), Settings::default(), previous)
+fn rendered(cluster: &Cluster) -> Ruleset {
+    render(&compile(cluster, &Subjects::All), Settings::default())
+}
+
+/// A compiler and a renderer of a cluster.
+fn followers(cluster: &Cluster) -> (Compiler, Renderer) {
+    let compiler = Compiler::new(cluster, Subjects::All);
+    let renderer = Renderer::new(compiler.table(), Settings::default());
+    (compiler, renderer)
+}
+
+/// What leads from the cluster that they know to another.
+fn follow((compiler, renderer): &mut (Compiler, Renderer), cluster: &Cluster) -> Transaction {
+    let mut changes = Changes::default();
+    for event in compiler.events_to(cluster) {
+        changes.extend(compiler.apply(event));
+    }
+    renderer.follow(compiler.table(), &changes).unwrap()
 }
 
 /// Loads the ruleset whole, and holds what the kernel lists against it.
@@ -137,7 +154,7 @@ fn shop() -> Cluster {
 #[test]
 fn an_empty_cluster_loads() {
     in_namespace("an_empty_cluster_loads", || {
-        check_loads(&rendered(&Cluster::default(), None))
+        check_loads(&rendered(&Cluster::default()))
     });
 }
 
@@ -170,7 +187,7 @@ fn blocks_ranges_and_names_load() {
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, Some(egress)));
         let only_name = vec![rule(Peers::All, name)];
         cluster.add_policy(policy("api", Selector::labels([("app", "api")]), only_name, None));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
@@ -180,7 +197,7 @@ fn text_and_json_are_the_same_table() {
         let mut runner = TestRunner::deterministic();
         for _ in 0..10 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let ruleset = rendered(&cluster, None);
+            let ruleset = rendered(&cluster);
             check_loads(&ruleset);
             let nft = Nft::default();
             let by_json = nft.read().unwrap();
@@ -209,19 +226,17 @@ fn differences_lead_to_what_a_full_load_gives() {
     in_namespace("differences_lead_to_what_a_full_load_gives", || {
         let nft = Nft::default();
         let mut runner = TestRunner::deterministic();
-        let mut now: Option<Ruleset> = None;
+        let mut followers = followers(&Cluster::default());
+        nft.apply(&replace(followers.1.ruleset()).unwrap()).unwrap();
         for _ in 0..40 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let next = rendered(&cluster, now.as_ref());
-            if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
-                nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
-            }
+            let transaction = follow(&mut followers, &cluster);
+            nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
             let by_difference = nft.read().unwrap().expect("a table");
-            assert_eq!(by_difference.difference(&next), None);
-            assert_eq!(diff(Some(&next), &rendered(&cluster, Some(&next))).unwrap(), None);
-            nft.apply(&replace(&next).unwrap()).unwrap();
+            let whole = followers.1.ruleset();
+            assert_eq!(by_difference.difference(whole), None);
+            nft.apply(&replace(whole).unwrap()).unwrap();
             assert_eq!(nft.read().unwrap(), Some(by_difference));
-            now = Some(next);
         }
         nft.delete().unwrap();
         assert_eq!(nft.read().unwrap(), None);
@@ -242,10 +257,11 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
         }
         let ingress = vec![rule(pods_labelled("app", "api"), tcp(5432, 5432))];
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
-        let before = rendered(&cluster, None);
+        let mut followers = followers(&cluster);
+        let before = followers.1.ruleset();
         let begin = Instant::now();
         let nft = Nft::default();
-        match nft.apply(&replace(&before).unwrap()) {
+        match nft.apply(&replace(before).unwrap()) {
             Err(e)
                 if !std::fs::read_to_string("/proc/self/uid_map")
                     .unwrap()
@@ -258,16 +274,16 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
             result => result.unwrap(),
         }
         eprintln!("10,000 peers loaded in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&before), None);
+        assert_eq!(nft.read().unwrap().expect("a table").difference(before), None);
 
         cluster.add_pod(peer(10_000));
-        let after = rendered(&cluster, Some(&before));
-        let one = diff(Some(&before), &after).unwrap().expect("a change");
+        let one = follow(&mut followers, &cluster);
         assert_eq!(one.size(), 1, "{one}");
         let begin = Instant::now();
         nft.apply(&one).unwrap();
         eprintln!("one more in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&after), None);
+        let after = followers.1.ruleset();
+        assert_eq!(nft.read().unwrap().expect("a table").difference(after), None);
     });
 }
 
@@ -290,8 +306,8 @@ fn other_tables_are_left_alone() {
             "{ type filter hook forward priority 7; }",
         ]);
         let before = run(&["list", "ruleset"]);
-        check_loads(&rendered(&shop(), None));
-        check_loads(&rendered(&shop(), None));
+        check_loads(&rendered(&shop()));
+        check_loads(&rendered(&shop()));
         Nft::default().delete().unwrap();
         assert_eq!(run(&["list", "ruleset"]), before);
     });
@@ -318,14 +334,14 @@ fn nft_needs_no_names_of_protocols() {
             rule(Peers::Listed(vec![block("192.0.2.0/24", &[])]), Ports::Listed(listed)),
         ];
         cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
 #[test]
 fn a_table_that_is_switched_off_is_noticed() {
     in_namespace("a_table_that_is_switched_off_is_noticed", || {
-        let ruleset = rendered(&shop(), None);
+        let ruleset = rendered(&shop());
         check_loads(&ruleset);
         let nft = |command: &str| {
             std::process::Command::new("nft")
