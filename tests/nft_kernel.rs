@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use palisade::nft::names::ChainName;
 use palisade::nft::transaction::{Operation, Transaction};
-use palisade::nft::{Kernel, KernelError, Nft, Ruleset, Settings, diff, render, replace};
+use palisade::nft::{Kernel, KernelError, Nft, Renderer, Ruleset, Settings, render, replace};
+use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
-use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{
     Action, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
@@ -62,8 +63,24 @@ fn is_real_root() -> bool {
     map.contains("4294967295")
 }
 
-fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    render(&compile(cluster, &Subjects::All), Settings::default(), previous)
+fn rendered(cluster: &Cluster) -> Ruleset {
+    render(&compile(cluster, &Subjects::All), Settings::default())
+}
+
+/// A compiler and a renderer of a cluster.
+fn followers(cluster: &Cluster) -> (Compiler, Renderer) {
+    let compiler = Compiler::new(cluster, Subjects::All);
+    let renderer = Renderer::new(compiler.table(), Settings::default());
+    (compiler, renderer)
+}
+
+/// What leads from the cluster that they know to another.
+fn follow((compiler, renderer): &mut (Compiler, Renderer), cluster: &Cluster) -> Transaction {
+    let mut changes = Changes::default();
+    for event in compiler.events_to(cluster) {
+        changes.extend(compiler.apply(event));
+    }
+    renderer.follow(compiler.table(), &changes).unwrap()
 }
 
 /// Loads the ruleset whole, and holds what the kernel lists against it.
@@ -144,9 +161,7 @@ fn shop() -> Cluster {
 
 #[test]
 fn an_empty_cluster_loads() {
-    in_namespace("an_empty_cluster_loads", || {
-        check_loads(&rendered(&Cluster::default(), None))
-    });
+    in_namespace("an_empty_cluster_loads", || check_loads(&rendered(&Cluster::default())));
 }
 
 #[test]
@@ -178,7 +193,7 @@ fn blocks_ranges_and_names_load() {
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, Some(egress)));
         let only_name = vec![rule(Peers::All, name)];
         cluster.add_policy(policy("api", Selector::labels([("app", "api")]), only_name, None));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
@@ -188,7 +203,7 @@ fn text_and_json_are_the_same_table() {
         let mut runner = TestRunner::deterministic();
         for _ in 0..10 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let ruleset = rendered(&cluster, None);
+            let ruleset = rendered(&cluster);
             check_loads(&ruleset);
             let nft = Nft::default();
             let by_json = nft.read().unwrap();
@@ -217,19 +232,17 @@ fn differences_lead_to_what_a_full_load_gives() {
     in_namespace("differences_lead_to_what_a_full_load_gives", || {
         let nft = Nft::default();
         let mut runner = TestRunner::deterministic();
-        let mut now: Option<Ruleset> = None;
+        let mut followers = followers(&Cluster::default());
+        nft.apply(&replace(followers.1.ruleset()).unwrap()).unwrap();
         for _ in 0..40 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let next = rendered(&cluster, now.as_ref());
-            if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
-                nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
-            }
+            let transaction = follow(&mut followers, &cluster);
+            nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
             let by_difference = nft.read().unwrap().expect("a table");
-            assert_eq!(by_difference.difference(&next), None);
-            assert_eq!(diff(Some(&next), &rendered(&cluster, Some(&next))).unwrap(), None);
-            nft.apply(&replace(&next).unwrap()).unwrap();
+            let whole = followers.1.ruleset();
+            assert_eq!(by_difference.difference(whole), None);
+            nft.apply(&replace(whole).unwrap()).unwrap();
             assert_eq!(nft.read().unwrap(), Some(by_difference));
-            now = Some(next);
         }
         nft.delete().unwrap();
         assert_eq!(nft.read().unwrap(), None);
@@ -250,10 +263,11 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
         }
         let ingress = vec![rule(pods_labelled("app", "api"), tcp(5432, 5432))];
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
-        let before = rendered(&cluster, None);
+        let mut followers = followers(&cluster);
+        let before = followers.1.ruleset();
         let begin = Instant::now();
         let nft = Nft::default();
-        match nft.apply(&replace(&before).unwrap()) {
+        match nft.apply(&replace(before).unwrap()) {
             Err(e) if !is_real_root() => {
                 return say(&format!(
                     "NOT RUN: ten thousand peers: so much needs root outside user namespaces: {e}"
@@ -262,16 +276,16 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
             result => result.unwrap(),
         }
         eprintln!("10,000 peers loaded in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&before), None);
+        assert_eq!(nft.read().unwrap().expect("a table").difference(before), None);
 
         cluster.add_pod(peer(10_000));
-        let after = rendered(&cluster, Some(&before));
-        let one = diff(Some(&before), &after).unwrap().expect("a change");
+        let one = follow(&mut followers, &cluster);
         assert_eq!(one.size(), 1, "{one}");
         let begin = Instant::now();
         nft.apply(&one).unwrap();
         eprintln!("one more in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&after), None);
+        let after = followers.1.ruleset();
+        assert_eq!(nft.read().unwrap().expect("a table").difference(after), None);
     });
 }
 
@@ -294,8 +308,8 @@ fn other_tables_are_left_alone() {
             "{ type filter hook forward priority 7; }",
         ]);
         let before = run(&["list", "ruleset"]);
-        check_loads(&rendered(&shop(), None));
-        check_loads(&rendered(&shop(), None));
+        check_loads(&rendered(&shop()));
+        check_loads(&rendered(&shop()));
         Nft::default().delete().unwrap();
         assert_eq!(run(&["list", "ruleset"]), before);
     });
@@ -322,14 +336,14 @@ fn nft_needs_no_names_of_protocols() {
             rule(Peers::Listed(vec![block("192.0.2.0/24", &[])]), Ports::Listed(listed)),
         ];
         cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
 #[test]
 fn a_table_that_is_switched_off_is_noticed() {
     in_namespace("a_table_that_is_switched_off_is_noticed", || {
-        let ruleset = rendered(&shop(), None);
+        let ruleset = rendered(&shop());
         check_loads(&ruleset);
         let nft = |command: &str| {
             std::process::Command::new("nft")
@@ -355,18 +369,20 @@ fn a_table_that_is_switched_off_is_noticed() {
 #[track_caller]
 fn check_policy(name: &str, ingress: Vec<Rule>) {
     let nft = Nft::default();
-    let before = rendered(&shop(), None);
-    check_loads(&before);
+    let mut followers = followers(&shop());
+    check_loads(followers.1.ruleset());
     let mut cluster = shop();
     let db = Selector::labels([("app", "db")]);
     cluster.add_policy(policy("db", db, ingress.clone(), Some(ingress)));
-    let after = rendered(&cluster, Some(&before));
-    for (from, to) in [(&before, &after), (&after, &before)] {
-        let transaction = diff(Some(from), to).unwrap().expect("a change");
+    for to in [&cluster, &shop()] {
+        let transaction = follow(&mut followers, to);
+        assert!(!transaction.is_empty(), "{name}");
         nft.check(&transaction).unwrap_or_else(|e| panic!("{name}: {e}"));
         nft.apply(&transaction).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(nft.read().unwrap().expect("a table").difference(to), None, "{name}");
+        let found = nft.read().unwrap().expect("a table");
+        assert_eq!(found.difference(followers.1.ruleset()), None, "{name}");
     }
+    let after = rendered(&cluster);
     nft.check(&replace(&after).unwrap()).unwrap();
     check_loads(&after);
 }
@@ -428,7 +444,7 @@ fn ten_thousand_blocks_load() {
         let mut cluster = shop();
         let ingress = vec![rule(Peers::Listed(all.collect()), tcp(80, 80))];
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
-        let ruleset = rendered(&cluster, None);
+        let ruleset = rendered(&cluster);
         let nft = Nft::default();
         let begin = Instant::now();
         match nft.apply(&replace(&ruleset).unwrap()) {
@@ -448,7 +464,7 @@ fn ten_thousand_blocks_load() {
 fn a_dry_run_tells_and_changes_nothing() {
     in_namespace("a_dry_run_tells_and_changes_nothing", || {
         let nft = Nft::default();
-        let ruleset = rendered(&shop(), None);
+        let ruleset = rendered(&shop());
         nft.check(&replace(&ruleset).unwrap()).unwrap();
         assert_eq!(nft.read().unwrap(), None);
         check_loads(&ruleset);

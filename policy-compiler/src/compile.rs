@@ -10,7 +10,7 @@ use crate::addresses::AddressBook;
 use crate::changes::Changes;
 use crate::cluster::{Cluster, Namespace, Node, Pod, PodName};
 use crate::half::Half;
-use crate::labels::Name;
+use crate::labels::{Labels, Name};
 use crate::matching::SelectionIndex;
 use crate::policy::{Direction, Policy, PolicyName, Tier};
 use crate::population::{Identity, Population};
@@ -89,6 +89,7 @@ pub fn compile(cluster: &Cluster, subjects: &Subjects) -> Table {
 }
 
 /// A table that follows its cluster. Equal to a table compiled from scratch at every moment, but for the numbers of things.
+#[derive(Debug)]
 pub struct Compiler {
     subjects: Subjects,
     /// What every policy selects, by the policy's number.
@@ -182,6 +183,46 @@ impl Compiler {
             Event::PolicyGone(tier, name) => self.replace_policy((tier, name), None),
         }
         self.settle()
+    }
+
+    /// The events that lead from the cluster as it is known here to a snapshot; what goes comes first.
+    pub fn events_to(&self, cluster: &Cluster) -> Vec<Event> {
+        let Table {
+            population, policies, ..
+        } = &self.table;
+        let live = |name: &PodName| cluster.pods.get(name).is_some_and(|pod| !pod.ended);
+        let mut events: Vec<Event> = Vec::new();
+        let gone = self.table.pods().map(|(_, pod)| &pod.name).filter(|name| !live(name));
+        events.extend(gone.cloned().map(Event::PodGone));
+        let gone = policies.iter().map(|(_, policy)| (policy.tier, &policy.name));
+        let gone = gone.map(|(tier, name)| (tier, name.clone()));
+        let gone = gone.filter(|key| !cluster.policies.contains_key(key));
+        events.extend(gone.map(|(tier, name)| Event::PolicyGone(tier, name)));
+        let gone = population
+            .namespaces()
+            .filter(|(name, _)| !cluster.namespaces.contains_key(*name));
+        events.extend(gone.map(|(name, _)| Event::NamespaceGone(name.clone())));
+        let gone = self.nodes.keys().filter(|name| !cluster.nodes.contains_key(*name));
+        events.extend(gone.cloned().map(Event::NodeGone));
+
+        let nodes = cluster
+            .nodes
+            .values()
+            .filter(|node| self.nodes.get(&node.name) != Some(node));
+        events.extend(nodes.cloned().map(Event::Node));
+        let known: FxHashMap<&Name, &Labels> = population.namespaces().collect();
+        let namespaces = cluster.namespaces.values();
+        let namespaces = namespaces.filter(|n| known.get(&n.name).is_none_or(|labels| **labels != n.labels));
+        events.extend(namespaces.cloned().map(Event::Namespace));
+        let new = |pod: &&Arc<Pod>| !pod.ended && population.index(&pod.name).is_none_or(|i| population.pod(i) != *pod);
+        events.extend(cluster.pods.values().filter(new).cloned().map(Event::Pod));
+        let new = |(key, policy): &(&(Tier, PolicyName), &Arc<Policy>)| {
+            let known = self.policy_ids.get(key);
+            known.is_none_or(|id| self.table.policy(*id) != *policy)
+        };
+        let policies = cluster.policies.iter().filter(new);
+        events.extend(policies.map(|(_, policy)| Event::Policy(policy.clone())));
+        events
     }
 
     fn settle(&mut self) -> Changes {

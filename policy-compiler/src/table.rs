@@ -10,7 +10,7 @@ use slab::Slab;
 use crate::addresses::AddressBook;
 use crate::cells::AddressRange;
 use crate::cluster::{Endpoint, Pod, PodName};
-pub use crate::half::Half;
+pub use crate::half::{Half, Origin};
 use crate::policy::{Direction, Policy, PolicyName};
 use crate::population::Population;
 use crate::ports::PortSet;
@@ -135,6 +135,11 @@ impl Table {
             .pods
             .iter()
             .map(|(index, pod)| (PodIndex(index as u32), pod))
+    }
+
+    /// How many live pods there are.
+    pub fn pod_count(&self) -> usize {
+        self.population.pods.len()
     }
 
     /// One pod.

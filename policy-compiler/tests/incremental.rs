@@ -128,79 +128,12 @@ impl Copy {
     }
 }
 
-/// Two clusters: each event takes an object of one or the other, or takes it away. So objects change, go, and come back.
-fn steps() -> impl Strategy<Value = (Cluster, Vec<(u8, usize, bool)>, Cluster)> {
-    let moves = proptest::collection::vec((0..8u8, any::<usize>(), any::<bool>()), 1..300);
-    (testing::cluster(Tiers::All), moves, testing::cluster(Tiers::All))
-}
-
-fn pick<K: Clone, V: Clone>(map: &BTreeMap<K, V>, at: usize) -> Option<(K, V)> {
-    if map.is_empty() {
-        return None;
-    }
-    map.iter().nth(at % map.len()).map(|(k, v)| (k.clone(), v.clone()))
-}
-
-/// The event of a step, done to the cluster too.
-fn step(cluster: &mut Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)) -> Option<Event> {
-    Some(match (kind, present) {
-        (0..=3, true) => {
-            let (name, pod) = pick(&source.pods, at)?;
-            cluster.pods.insert(name, pod.clone());
-            Event::Pod(pod)
-        }
-        (0..=3, false) => {
-            let (name, _) = pick(&cluster.pods, at)?;
-            cluster.pods.remove(&name);
-            Event::PodGone(name)
-        }
-        (4, true) => {
-            let (name, namespace) = pick(&source.namespaces, at)?;
-            cluster.namespaces.insert(name, namespace.clone());
-            Event::Namespace(namespace)
-        }
-        (4, false) => {
-            let (name, _) = pick(&cluster.namespaces, at)?;
-            cluster.namespaces.remove(&name);
-            Event::NamespaceGone(name)
-        }
-        (5, true) => {
-            let (name, node) = pick(&source.nodes, at)?;
-            cluster.nodes.insert(name, node.clone());
-            Event::Node(node)
-        }
-        (5, false) => {
-            let (name, _) = pick(&cluster.nodes, at)?;
-            cluster.nodes.remove(&name);
-            Event::NodeGone(name)
-        }
-        (_, true) => {
-            let (key, policy) = pick(&source.policies, at)?;
-            cluster.policies.insert(key, policy.clone());
-            Event::Policy(policy)
-        }
-        (_, false) => {
-            let ((tier, name), _) = pick(&cluster.policies, at)?;
-            cluster.policies.remove(&(tier, name.clone()));
-            Event::PolicyGone(tier, name)
-        }
-    })
-}
-
-fn check(
-    start: Cluster,
-    moves: Vec<(u8, usize, bool)>,
-    other: Cluster,
-    subjects: Subjects,
-) -> Result<(), TestCaseError> {
-    let mut cluster = start.clone();
+fn check(start: Cluster, events: Vec<Event>, subjects: Subjects) -> Result<(), TestCaseError> {
+    let mut cluster = start;
     let mut compiler = Compiler::new(&cluster, subjects.clone());
     let mut copies = Direction::BOTH.map(|d| Copy::whole(compiler.table(), d));
-    for (number, movement) in moves.into_iter().enumerate() {
-        let source = if movement.1 % 2 == 0 { &start } else { &other };
-        let Some(event) = step(&mut cluster, source, movement) else {
-            continue;
-        };
+    for (number, event) in events.into_iter().enumerate() {
+        testing::happen(&event, &mut cluster);
         let said = format!("step {number}: {event:?}");
         let changes = compiler.apply(event);
         let scratch = compile(&cluster, &subjects);
@@ -222,6 +155,7 @@ fn check(
             );
         }
         prop_assert_eq!(compiler.table().addresses(), scratch.addresses(), "{}", said);
+        prop_assert_eq!(compiler.events_to(&cluster), Vec::new(), "{}", said);
     }
     Ok(())
 }
@@ -230,13 +164,29 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn following_events_equals_compiling_from_scratch((start, moves, other) in steps()) {
-        check(start, moves, other, Subjects::All)?;
+    fn following_events_equals_compiling_from_scratch((start, events) in testing::history(300)) {
+        check(start, events, Subjects::All)?;
     }
 
     #[test]
-    fn following_events_on_one_node_equals_compiling_from_scratch((start, moves, other) in steps()) {
-        check(start, moves, other, Subjects::Node("node-1".into()))?;
+    fn following_events_on_one_node_equals_compiling_from_scratch((start, events) in testing::history(300)) {
+        check(start, events, Subjects::Node("node-1".into()))?;
+    }
+
+    /// A snapshot after another is the events between them.
+    #[test]
+    fn the_events_to_a_snapshot_lead_there(
+        (before, after) in (testing::cluster(Tiers::All), testing::cluster(Tiers::All)),
+    ) {
+        let mut compiler = Compiler::new(&before, Subjects::All);
+        for event in compiler.events_to(&after) {
+            compiler.apply(event);
+        }
+        prop_assert_eq!(compiler.events_to(&after), Vec::new());
+        let scratch = compile(&after, &Subjects::All);
+        for direction in Direction::BOTH {
+            prop_assert_eq!(meaning(compiler.table(), direction), meaning(&scratch, direction));
+        }
     }
 
     /// A relist tells everything again, and what is gone as gone: nothing changes but that.

@@ -225,13 +225,14 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Compiles a snapshot and brings the kernel to it.
     fn bring(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
         let start = Instant::now();
-        let (ruleset, summary) = self.enforcer.compile(cluster);
+        self.enforcer.compile(cluster);
         self.shared
             .metrics
             .compile_duration
             .observe(start.elapsed().as_secs_f64());
+        let summary = self.enforcer.summary();
         self.tell(&summary);
-        self.enforcer.commit(ruleset)
+        self.enforcer.commit()
     }
 
     /// When the kernel refused: closes the policies that it refuses, and tries again.

@@ -209,7 +209,7 @@ fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
         None => only_node(compiled)?,
     };
     let table = policy_compiler::compile::compile(&compiled.cluster, &Subjects::Node(node));
-    Ok(nft::render(&table, nft::Settings::default(), None).to_string())
+    Ok(nft::render(&table, nft::Settings::default()).to_string())
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {

@@ -1,7 +1,7 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
-pub mod diff;
+mod draft;
 mod expressions;
 pub mod fake;
 mod generation;
@@ -13,6 +13,8 @@ mod numbering;
 pub mod render;
 mod render_base;
 mod render_column;
+mod render_side;
+mod render_words;
 pub mod ruleset;
 mod schema;
 mod settings;
@@ -22,14 +24,15 @@ mod tests;
 mod text;
 pub mod tracer;
 pub mod transaction;
+mod whole;
 
-pub use diff::{diff, replace, restore};
 pub use kernel::{Kernel, KernelError, Nft};
-pub use render::render;
+pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
 pub use settings::{Mode, Settings};
 pub use text::PRIORITY;
 pub use transaction::Transaction;
+pub use whole::{replace, restore};
 
 /// So many denied connections are remembered in each record.
 const RECORD_SIZE: u32 = 4096;

@@ -88,7 +88,11 @@ fn play(seed: u64) -> Result<u64> {
         .chain(staged.nodes.values().flat_map(|n| n.addresses.clone()))
         .collect();
     client.retain(|a| seen.insert(*a));
-    let options = Options { client, extra_ports };
+    let options = Options {
+        client,
+        extra_ports,
+        ..Options::default()
+    };
     let mut world = World::stage(staged, staged.clone(), &options, Mode::Enforce)?;
     let plans: Vec<_> = (states.iter())
         .map(|(_, cluster)| plan(&world, cluster, false, cluster))

@@ -86,8 +86,8 @@ impl World {
         let netns = self.sandbox.netns(place)?;
         let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
         let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
-        let (ruleset, _) = enforcer.compile(&self.cluster);
-        let transaction = palisade::nft::replace(&ruleset)?;
+        let wanted = enforcer.wanted().ok_or("nothing is enforced yet")?;
+        let transaction = palisade::nft::replace(wanted)?;
         netns.run(|| enforcer.kernel().apply(&transaction))??;
         Ok(transaction.size())
     }

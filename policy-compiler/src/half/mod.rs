@@ -6,6 +6,7 @@
 
 mod columns;
 mod groups;
+mod origin;
 mod peers;
 mod settle;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
+pub use self::origin::Origin;
 use crate::cells::{self, BlockCell};
 use crate::changes::HalfChanges;
 use crate::policy::{Direction, Peer, Tier};
@@ -204,6 +206,11 @@ impl Half {
         &self.classes[id.0 as usize]
     }
 
+    /// One column, when there is one of this number.
+    pub fn find_class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id.0 as usize)
+    }
+
     /// The group of a pod; none when no policy judges it in this direction, so that everything passes.
     pub fn group_of(&self, pod: PodIndex) -> Option<GroupId> {
         self.group_of.get(pod.0 as usize).copied().flatten()
@@ -237,6 +244,17 @@ impl Half {
         self.peers
             .iter()
             .map(|(address, (_, signature))| (*address, self.class_of_signature(*signature)))
+    }
+
+    /// How many known pod addresses there are.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The class of a known pod's address; none of any other.
+    pub fn class_of_peer(&self, address: IpAddr) -> Option<ClassId> {
+        let (_, signature) = self.peers.get(&address)?;
+        Some(self.class_of_signature(*signature))
     }
 
     /// Every pod without an address with its class, sorted.
