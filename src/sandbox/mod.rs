@@ -29,6 +29,7 @@ mod error;
 mod flow;
 mod listen;
 mod netns;
+mod options;
 mod privilege;
 mod probe;
 mod sctp;
@@ -36,22 +37,22 @@ mod services;
 mod socket;
 mod topology;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
-use policy_compiler::ports::Protocol;
 use tokio::runtime::{Handle, Runtime};
 
 pub use addresses::assign_addresses;
 pub use error::SandboxError;
 pub use flow::Flow;
 pub use netns::{Netns, program};
+pub use options::{Options, Wiring};
 pub use privilege::become_root_in_user_namespace;
 pub use probe::{Expect, Outcome, Probe};
 pub use services::{Backend, Frontend, frontends};
@@ -82,53 +83,6 @@ impl fmt::Display for Place {
             Place::Pod(name) => name.fmt(f),
             Place::Node(name) => write!(f, "node/{name}"),
             Place::Client => f.write_str("client"),
-        }
-    }
-}
-
-/// How the pods of a sandbox are connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wiring {
-    /// Each pod by a link of its own, and everything by routes (ptp, kindnet, most clouds).
-    #[default]
-    Routed,
-    /// The pods of a node by a bridge, and nodes by routes (bridge, kubenet, flannel's host-gw). Needs br_netfilter.
-    Bridge,
-    /// The pods of a node by a bridge, and the pods of different nodes by VXLAN (flannel). Needs br_netfilter.
-    Overlay,
-}
-
-impl Wiring {
-    /// All of them.
-    pub const ALL: [Wiring; 3] = [Wiring::Routed, Wiring::Bridge, Wiring::Overlay];
-
-    /// Whether the pods of a node are neighbours on a bridge.
-    pub fn bridged(self) -> bool {
-        self != Wiring::Routed
-    }
-}
-
-/// What a sandbox has beside the cluster.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The addresses of the client outside of the cluster.
-    pub client: Vec<IpAddr>,
-    /// Ports that everybody listens on, pods, nodes and the client, beside the container ports.
-    pub extra_ports: BTreeSet<(Protocol, u16)>,
-    /// How the pods are connected.
-    pub wiring: Wiring,
-}
-
-impl Default for Options {
-    /// A client with an address for documentation in each family, and nothing else.
-    fn default() -> Self {
-        Options {
-            client: vec![
-                Ipv4Addr::new(192, 0, 2, 10).into(),
-                Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10).into(),
-            ],
-            extra_ports: BTreeSet::new(),
-            wiring: Wiring::default(),
         }
     }
 }
