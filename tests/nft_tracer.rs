@@ -131,14 +131,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn rendered_rules_say_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
+    fn rendered_rules_say_what_the_table_says(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         check(&cluster, &table, &render(&table, Settings::default(), None))?;
     }
 
     /// From one cluster to an unrelated one, and on: the kernel holds what was rendered, and that is right.
     #[test]
-    fn differences_keep_the_kernel_equal(clusters in proptest::collection::vec(testing::cluster(Tiers::All), 2..5)) {
+    fn differences_keep_the_kernel_equal(clusters in proptest::collection::vec(testing::enforced_cluster(Tiers::All), 2..5)) {
         let fake = Fake::default();
         let mut now: Option<Ruleset> = None;
         for cluster in clusters {
@@ -159,7 +159,7 @@ proptest! {
 
     /// Between the two steps of a transaction the old rules are in force, unharmed.
     #[test]
-    fn the_first_step_changes_no_verdict(pair in (testing::cluster(Tiers::All), testing::cluster(Tiers::All))) {
+    fn the_first_step_changes_no_verdict(pair in (testing::enforced_cluster(Tiers::All), testing::cluster(Tiers::All))) {
         let (before, after) = pair;
         let old_table = compile(&before, &Subjects::All);
         let old = render(&old_table, Settings::default(), None);
@@ -181,7 +181,7 @@ proptest! {
     /// A packet that belongs to no connection passes only between ends that no policy judges; so does a TCP packet that
     /// opens one without being a SYN, unless it is exempt.
     #[test]
-    fn without_a_connection_nothing_slips_through(cluster in testing::cluster(Tiers::All)) {
+    fn without_a_connection_nothing_slips_through(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         let ruleset = render(&table, Settings::default(), None);
         let tracer = Tracer::new(&ruleset);
@@ -220,7 +220,7 @@ proptest! {
 
     /// Audit mode drops nothing, and denies what enforcing would drop.
     #[test]
-    fn audit_mode_drops_nothing(cluster in testing::cluster(Tiers::All)) {
+    fn audit_mode_drops_nothing(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         let enforced = render(&table, Settings::default(), None);
         let audited = render(&table, Mode::Audit.into(), Some(&enforced));

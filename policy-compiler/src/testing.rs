@@ -15,8 +15,8 @@ use crate::cells::AddressRange;
 use crate::cluster::{Cluster, ContainerPort, Endpoint, Namespace, Node, Pod, PodName, Workload};
 use crate::labels::{Labels, Name, Operator, Requirement, Selector};
 use crate::policy::{
-    Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
-    Tier,
+    Action, Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch,
+    Ports, Rule, Tier,
 };
 use crate::ports::{PortRange, Protocol, Traffic};
 use crate::table::Table;
@@ -184,6 +184,10 @@ fn rule(own: Name, actions: &'static [Action]) -> impl Strategy<Value = Rule> {
     (select(actions), peers, ports()).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
 }
 
+fn enforcement() -> impl Strategy<Value = Option<Enforcement>> {
+    prop_oneof![3 => Just(None), 1 => select(&Enforcement::BOTH[..]).prop_map(Some)]
+}
+
 fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
     let tier = match tiers {
         Tiers::NetworkPolicy => Just(Tier::NetworkPolicy).boxed(),
@@ -207,26 +211,36 @@ fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
         } else {
             namespace_selector().prop_map(NamespaceScope::Matching).boxed()
         };
-        (scope, selector(), rules(), rules()).prop_map(move |(namespaces, pods, ingress, egress)| Policy {
-            name: PolicyName {
-                namespace: plain.then(|| own.clone()),
-                name: format!("policy-{number}").into(),
+        (scope, selector(), rules(), rules(), enforcement()).prop_map(
+            move |(namespaces, pods, ingress, egress, enforcement)| Policy {
+                name: PolicyName {
+                    namespace: plain.then(|| own.clone()),
+                    name: format!("policy-{number}").into(),
+                },
+                tier,
+                enforcement: enforcement.filter(|_| plain),
+                subject: PodSelection { namespaces, pods },
+                ingress,
+                egress,
             },
-            tier,
-            subject: PodSelection { namespaces, pods },
-            ingress,
-            egress,
-        })
+        )
     })
 }
 
-/// A random cluster.
+fn namespace(name: &'static str) -> impl Strategy<Value = Namespace> {
+    (labels(), enforcement()).prop_map(move |(labels, enforcement)| Namespace {
+        enforcement,
+        ..Namespace::new(name, labels)
+    })
+}
+
+/// A random cluster; some of its NetworkPolicies and namespaces are audited.
 pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
-    let namespaces = (labels(), labels());
+    let namespaces = (namespace("x"), namespace("y"));
     (namespaces, vec(pod(), 0..=9), vec(policy(tiers), 0..=6)).prop_map(|((x, y), pods, policies)| {
         let mut cluster = Cluster::default();
-        cluster.add_namespace(Namespace::new("x", x));
-        cluster.add_namespace(Namespace::new("y", y));
+        cluster.add_namespace(x);
+        cluster.add_namespace(y);
         for (name, own) in NODES.iter().zip([[0, 2], [1, 3]]) {
             let addresses = own.map(|i: usize| address(NODE_ADDRESSES[i])).to_vec();
             cluster.add_node(Node {
@@ -238,6 +252,19 @@ pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
         }
         pods.into_iter().for_each(|p| cluster.add_pod(p));
         policies.into_iter().for_each(|p| cluster.add_policy(p));
+        cluster
+    })
+}
+
+/// A random cluster in which every policy is in force.
+pub fn enforced_cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
+    cluster(tiers).prop_map(|mut cluster| {
+        for policy in cluster.policies.values_mut() {
+            Arc::make_mut(policy).enforcement = None;
+        }
+        for namespace in cluster.namespaces.values_mut() {
+            Arc::make_mut(namespace).enforcement = None;
+        }
         cluster
     })
 }

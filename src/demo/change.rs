@@ -99,6 +99,7 @@ pub(super) fn choose(cluster: &Cluster, planned: &[Planned]) -> Option<Change> {
     after.add_policy(Policy {
         name,
         tier: Tier::NetworkPolicy,
+        enforcement: None,
         subject: PodSelection {
             namespaces: NamespaceScope::Named(pod.name.namespace.clone()),
             pods: Selector::labels(pod.labels.iter().map(|(k, v)| (k.clone(), v.clone()))),
