@@ -143,8 +143,8 @@ fn a_mode_is_one_that_there_is() {
     check_errors(
         &audited("Audit"),
         &[
-            &format!("f.yaml:6:5: Namespace shop: {message}"),
-            &format!("f.yaml:10:52: NetworkPolicy shop/p: {message}"),
+            &format!("f.yaml:6:24: Namespace shop: {message}"),
+            &format!("f.yaml:10:71: NetworkPolicy shop/p: {message}"),
         ],
     );
 }
