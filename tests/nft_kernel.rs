@@ -116,6 +116,7 @@ fn policy(name: &str, subject: Selector, ingress: Vec<Rule>, egress: Option<Vec<
             name: name.into(),
         },
         tier: Tier::NetworkPolicy,
+        enforcement: None,
         subject: PodSelection {
             namespaces: NamespaceScope::Named("shop".into()),
             pods: subject,

@@ -301,7 +301,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn rendered_rules_say_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
+    fn rendered_rules_say_what_the_table_says(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         check(&cluster, &table, &render(&table, Settings::default()))?;
     }
@@ -341,7 +341,7 @@ proptest! {
     /// A packet that belongs to no connection passes only between ends that no policy judges; so does a TCP packet that
     /// opens one without being a SYN, or an SCTP packet that is no INIT, unless it is exempt.
     #[test]
-    fn without_a_connection_nothing_slips_through(cluster in testing::cluster(Tiers::All)) {
+    fn without_a_connection_nothing_slips_through(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         let ruleset = render(&table, Settings::default());
         let tracer = Tracer::new(&ruleset);
@@ -384,7 +384,7 @@ proptest! {
 
     /// Audit mode drops nothing, and denies what enforcing would drop.
     #[test]
-    fn audit_mode_drops_nothing(cluster in testing::cluster(Tiers::All)) {
+    fn audit_mode_drops_nothing(cluster in testing::enforced_cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
         let enforced = render(&table, Settings::default());
         let audited = render(&table, Mode::Audit.into());

@@ -16,8 +16,8 @@ use crate::cluster::{Cluster, ContainerPort, Endpoint, Namespace, Node, Pod, Pod
 use crate::compile::Event;
 use crate::labels::{Labels, Name, Operator, Requirement, Selector};
 use crate::policy::{
-    Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
-    Tier,
+    Action, Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch,
+    Ports, Rule, Tier,
 };
 use crate::ports::{PortRange, Protocol, Traffic};
 use crate::table::Table;
@@ -185,6 +185,10 @@ fn rule(own: Name, actions: &'static [Action]) -> impl Strategy<Value = Rule> {
     (select(actions), peers, ports()).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
 }
 
+fn enforcement() -> impl Strategy<Value = Option<Enforcement>> {
+    prop_oneof![3 => Just(None), 1 => select(&Enforcement::BOTH[..]).prop_map(Some)]
+}
+
 fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
     let tier = match tiers {
         Tiers::NetworkPolicy => Just(Tier::NetworkPolicy).boxed(),
@@ -208,16 +212,26 @@ fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
         } else {
             namespace_selector().prop_map(NamespaceScope::Matching).boxed()
         };
-        (scope, selector(), rules(), rules()).prop_map(move |(namespaces, pods, ingress, egress)| Policy {
-            name: PolicyName {
-                namespace: plain.then(|| own.clone()),
-                name: format!("policy-{number}").into(),
+        (scope, selector(), rules(), rules(), enforcement()).prop_map(
+            move |(namespaces, pods, ingress, egress, enforcement)| Policy {
+                name: PolicyName {
+                    namespace: plain.then(|| own.clone()),
+                    name: format!("policy-{number}").into(),
+                },
+                tier,
+                enforcement: enforcement.filter(|_| plain),
+                subject: PodSelection { namespaces, pods },
+                ingress,
+                egress,
             },
-            tier,
-            subject: PodSelection { namespaces, pods },
-            ingress,
-            egress,
-        })
+        )
+    })
+}
+
+fn namespace(name: &'static str) -> impl Strategy<Value = Namespace> {
+    (labels(), enforcement()).prop_map(move |(labels, enforcement)| Namespace {
+        enforcement,
+        ..Namespace::new(name, labels)
     })
 }
 
@@ -228,9 +242,9 @@ fn node_addresses() -> impl Strategy<Value = [Vec<&'static str>; 2]> {
     prop_oneof![3 => Just([first, second]), 1 => [any(), any()]]
 }
 
-/// A random cluster.
+/// A random cluster; some of its NetworkPolicies and namespaces are audited.
 pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
-    let namespaces = (labels(), labels());
+    let namespaces = (namespace("x"), namespace("y"));
     let parts = (
         namespaces,
         node_addresses(),
@@ -239,8 +253,8 @@ pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
     );
     parts.prop_map(|((x, y), nodes, pods, policies)| {
         let mut cluster = Cluster::default();
-        cluster.add_namespace(Namespace::new("x", x));
-        cluster.add_namespace(Namespace::new("y", y));
+        cluster.add_namespace(x);
+        cluster.add_namespace(y);
         for (name, own) in NODES.iter().zip(nodes) {
             cluster.add_node(Node {
                 name: (*name).into(),
@@ -303,6 +317,19 @@ fn event(now: &Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)
             let ((tier, name), _) = pick(&now.policies, at)?;
             Event::PolicyGone(*tier, name.clone())
         }
+    })
+}
+
+/// A random cluster in which every policy is in force.
+pub fn enforced_cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
+    cluster(tiers).prop_map(|mut cluster| {
+        for policy in cluster.policies.values_mut() {
+            Arc::make_mut(policy).enforcement = None;
+        }
+        for namespace in cluster.namespaces.values_mut() {
+            Arc::make_mut(namespace).enforcement = None;
+        }
+        cluster
     })
 }
 

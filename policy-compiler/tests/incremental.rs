@@ -22,8 +22,8 @@ enum Peer {
     Range(AddressRange),
 }
 
-/// A group: its policies, whether they isolate, and the cell of each class, by the class's first member.
-type Row = (Vec<PolicyName>, bool, BTreeMap<Peer, PortSet>);
+/// A group: its policies, whether they isolate, whether they are audited, and the cell of each class, by the class's first member.
+type Row = (Vec<PolicyName>, bool, bool, BTreeMap<Peer, PortSet>);
 
 /// One direction of a table without the numbers that it gives: two tables of the same meaning, split into groups and classes the same
 /// way, are the same value.
@@ -55,7 +55,7 @@ fn meaning(table: &Table, direction: Direction) -> Meaning {
             .iter()
             .map(|(class, peers)| (peers.first().expect("a member").clone(), half.ports(id, *class).clone()));
         let policies = table.policy_names(group).cloned().collect();
-        (members, (policies, group.isolated, cells.collect()))
+        (members, (policies, group.isolated, group.audited, cells.collect()))
     });
     let groups = groups.collect();
     // The one class without members here is that of host-network pods without an address.
@@ -77,6 +77,8 @@ struct Copy {
     peers: BTreeMap<IpAddr, u32>,
     columns: BTreeMap<u32, BTreeMap<u32, PortSet>>,
     subjects: BTreeMap<u32, u32>,
+    /// Whether each group is audited.
+    groups: BTreeMap<u32, bool>,
     cells: Vec<(AddressRange, u32)>,
 }
 
@@ -91,6 +93,7 @@ impl Copy {
                 .pods()
                 .filter_map(|(pod, _)| Some((pod.0, half.group_of(pod)?.0)))
                 .collect(),
+            groups: half.groups().map(|(id, group)| (id.0, group.audited)).collect(),
             cells: half.cells().iter().map(|c| (c.range, c.class.0)).collect(),
         }
     }
@@ -115,6 +118,12 @@ impl Copy {
                     self.columns.remove(&class.0);
                 }
             }
+        }
+        for id in &changes.groups {
+            match half.groups().find(|(known, _)| known == id) {
+                Some((_, group)) => self.groups.insert(id.0, group.audited),
+                None => self.groups.remove(&id.0),
+            };
         }
         for pod in &changes.subjects {
             match half.group_of(*pod) {

@@ -74,6 +74,7 @@ fn policy(name: &str, app: &str, ingress: Vec<Rule>) -> Policy {
             name: name.into(),
         },
         tier: Tier::NetworkPolicy,
+        enforcement: None,
         subject: selection(app),
         ingress: Some(ingress),
         egress: None,

@@ -88,6 +88,7 @@ struct Usage {
 struct GroupKey {
     policies: Vec<u32>,
     names: Resolved,
+    audited: bool,
 }
 
 /// The table of one direction.
@@ -211,12 +212,18 @@ impl Half {
         self.classes.get(id.0 as usize)
     }
 
-    /// The group of a pod; none when no policy judges it in this direction, so that everything passes.
+    /// The group of a pod; none when no policy judges it in this direction, so that everything passes. Everything passes in an audited group
+    /// too: see [`Half::group_in_force`].
     pub fn group_of(&self, pod: PodIndex) -> Option<GroupId> {
         self.group_of.get(pod.0 as usize).copied().flatten()
     }
 
-    /// What a group lets every peer of a kind do at least. Every cell of that kind holds at least this.
+    /// The group of a pod whose cells are in force; none when everything passes, be it audited or not.
+    pub fn group_in_force(&self, pod: PodIndex) -> Option<GroupId> {
+        self.group_of(pod).filter(|id| !self.group(*id).audited)
+    }
+
+    /// What the policies that judge a group let every peer of a kind do at least. Every cell of that kind holds at least this.
     pub fn default_ports(&self, group: GroupId, kind: Kind) -> &PortSet {
         self.sets.get(self.group(group).defaults[kind as usize])
     }
@@ -229,7 +236,7 @@ impl Half {
             .map(|(group, set)| (*group, self.sets.get(*set)))
     }
 
-    /// The ports on which a group and a class may talk.
+    /// The ports on which the policies that judge a group let it talk with a class; those of an audited group only would.
     pub fn ports(&self, group: GroupId, class: ClassId) -> &PortSet {
         let class = self.class(class);
         let set = match class.column.binary_search_by_key(&group, |(g, _)| *g) {

@@ -12,6 +12,7 @@ fn policy(number: usize) -> Policy {
         ports: Ports::All,
     };
     Policy {
+        enforcement: None,
         name: PolicyName {
             namespace: Some("shop".into()),
             name: format!("p{number:04}").into(),

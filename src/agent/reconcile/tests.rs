@@ -117,6 +117,7 @@ fn cluster(policies: &[&str]) -> Cluster {
                 name: (*policy).into(),
             },
             tier: Tier::NetworkPolicy,
+            enforcement: None,
             subject: PodSelection {
                 namespaces: NamespaceScope::Named("shop".into()),
                 pods: Selector::default(),
