@@ -143,6 +143,9 @@ pub(crate) struct AgentArgs {
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
     pub(crate) mode: Mode,
+    /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
+    #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
+    pub(crate) deny_action: DenyAction,
 }
 
 /// `palisade demo`
@@ -163,6 +166,15 @@ pub(crate) enum Mode {
     Enforce,
     /// It passes, and is recorded
     Audit,
+}
+
+/// What the sender of a denied packet hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DenyAction {
+    /// Nothing
+    Drop,
+    /// A TCP reset, or ICMP "administratively prohibited"
+    Reject,
 }
 
 /// The forms of `compile`.

@@ -30,8 +30,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
-    Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DenyAction, ExplainArgs, Manifests, MatrixArgs,
+    MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -166,6 +166,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
             mode: match args.mode {
                 Mode::Enforce => nft::Mode::Enforce,
                 Mode::Audit => nft::Mode::Audit,
+            },
+            deny_action: match args.deny_action {
+                DenyAction::Drop => nft::DenyAction::Drop,
+                DenyAction::Reject => nft::DenyAction::Reject,
             },
         },
     })?;

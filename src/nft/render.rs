@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_compiler::policy::Direction;
-use policy_compiler::table::{ClassId, GroupId, Half, PodIndex, Table};
+use policy_compiler::table::{ClassId, Group, GroupId, Half, PodIndex, Table};
 
 use super::expressions::{goto, peer, verdict_of};
 use super::names::{ChainName, Column, Family, PeerKind, SetName, Side};
@@ -59,13 +59,23 @@ fn local_addresses(table: &Table, half: &Half, ruleset: &mut Ruleset) -> Members
                     goto: None,
                     comment: Some(about.as_str().into()),
                 };
-                ruleset.add_element(SetName::Isolated(side), Key::Address(address), element);
+                ruleset.add_element(SetName::Isolated(side), Key::Address(address), element.clone());
+                // The same pods: packets without a connection are judged by the counters alone.
+                ruleset.add_element(SetName::Counters(side), Key::Address(address), element);
+                if audited(group) {
+                    ruleset.add_element(SetName::Audited(side), Key::Address(address), Element::default());
+                }
                 addresses.push(address);
             }
         }
         all.insert(id, addresses);
     }
     all
+}
+
+/// Whether only audited policies judge a group's pods. None are audited one by one yet.
+fn audited(_group: &Group) -> bool {
+    false
 }
 
 /// Pairs of addresses that policy never touches, for every pod that is judged. What passes between a pod and an address
@@ -118,7 +128,7 @@ impl SideRenderer<'_> {
         let by_default = |class| PeerKind::of(half.class(class).kind).and_then(|(_, kind)| defaults.get(&kind));
         let target = |class: ClassId| {
             let chain = targets.get(&class).or_else(|| by_default(class));
-            chain.copied().unwrap_or(ChainName::Denied)
+            chain.copied().unwrap_or(ChainName::SideDenied(self.side))
         };
         let cells = self.half.cells().into_iter();
         let mut cells: Vec<_> = cells
@@ -159,14 +169,16 @@ impl SideRenderer<'_> {
             // Every other address fares alike: no map is needed, and an interval map is best avoided.
             [(_, only)] => *only,
             _ => {
-                let named = cells.iter().filter(|(_, target)| *target != ChainName::Denied);
+                let named = cells
+                    .iter()
+                    .filter(|(_, target)| *target != ChainName::SideDenied(self.side));
                 let elements: Elements = named
                     .map(|(range, target)| (Key::Interval(*range), to(*target)))
                     .collect();
                 let cidrs = SetName::Cidrs(self.side, generation(self.side, &elements, previous));
                 self.ruleset.sets.insert(cidrs, elements);
                 rules.push(Rule::new([verdict_of(subject_peer(), cidrs)]));
-                ChainName::Denied
+                ChainName::SideDenied(self.side)
             }
         };
         rules.push(Rule::new([goto(rest)]));
@@ -190,7 +202,7 @@ impl SideRenderer<'_> {
             let chain = content.write(
                 self.side,
                 column,
-                ChainName::Denied,
+                ChainName::SideDenied(self.side),
                 about,
                 &mut self.ranges,
                 self.ruleset,
@@ -204,7 +216,7 @@ impl SideRenderer<'_> {
             let Some((family, kind)) = PeerKind::of(self.half.class(class).kind) else {
                 continue;
             };
-            let after = defaults.get(&kind).copied().unwrap_or(ChainName::Denied);
+            let after = defaults.get(&kind).copied().unwrap_or(ChainName::SideDenied(self.side));
             let mut content = Content::default();
             for (group, ports) in self.half.column(class) {
                 let addresses = self.of_family(&self.members[&group]);
