@@ -1,6 +1,7 @@
 //! The node agent: a folder of manifests goes in, the kernel's nftables follow it.
 
 mod backoff;
+pub mod denials;
 pub mod enforcer;
 pub mod folder;
 pub mod http;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
+use super::denials::Denials;
 use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
 use super::folder::{AT_LATEST, Changes};
 use super::http::Shared;
@@ -60,6 +61,7 @@ pub struct Reconciler<R, K> {
     errors: BTreeSet<String>,
     /// What is odd about the cluster now, and so has been logged.
     findings: BTreeSet<String>,
+    denials: Denials,
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
@@ -85,6 +87,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             cluster: None,
             errors: BTreeSet::new(),
             findings: BTreeSet::new(),
+            denials: Denials::default(),
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
@@ -141,7 +144,10 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                     let result = self.enforcer.resync();
                     self.settle(result);
                 }
-                Turn::Check => self.check(),
+                Turn::Check => {
+                    self.check();
+                    self.look();
+                }
             }
         }
     }
@@ -276,6 +282,16 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 self.settle(result);
             }
             Err(error) => self.settle(Err(error)),
+        }
+    }
+
+    /// Looks what was denied, when it is time to.
+    fn look(&mut self) {
+        if let Some(cluster) = &self.cluster {
+            let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
+            let mode = enforcer.settings().mode;
+            self.denials
+                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
         }
     }
 

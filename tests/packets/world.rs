@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{Mode, Nft};
+use palisade::nft::{KernelError, Nft, Settings};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
@@ -22,14 +22,15 @@ pub(crate) struct World {
 
 impl World {
     /// Builds a completed cluster. The enforcers are told of `cluster`, which may know less than what is staged.
-    pub(crate) fn stage(staged: &Cluster, cluster: Cluster, options: &Options, mode: Mode) -> Result<World> {
+    pub(crate) fn stage(staged: &Cluster, cluster: Cluster, options: &Options, settings: impl Into<Settings>) -> Result<World> {
+        let settings = settings.into();
         let sandbox = Sandbox::build(staged, options)?;
         let nft = Nft {
             program: program("nft")?.into(),
             ..Nft::default()
         };
         let enforcers = (staged.nodes.keys())
-            .map(|node| (node.clone(), Enforcer::new(node.clone(), mode, nft.clone())))
+            .map(|node| (node.clone(), Enforcer::new(node.clone(), settings, nft.clone())))
             .collect();
         Ok(World {
             sandbox,
@@ -39,12 +40,12 @@ impl World {
     }
 
     /// Builds a cluster from manifests, without the policies among them.
-    pub(crate) fn of(text: &str, mode: Mode) -> Result<World> {
+    pub(crate) fn of(text: &str, settings: impl Into<Settings>) -> Result<World> {
         let mut cluster = manifests::parse("cluster.yaml", text)
             .map_err(|e| e.to_string())?
             .cluster;
         assign_addresses(&mut cluster)?;
-        World::stage(&cluster.clone(), cluster, &Options::default(), mode)
+        World::stage(&cluster.clone(), cluster, &Options::default(), settings)
     }
 
     /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
@@ -73,6 +74,18 @@ impl World {
             }
         }
         Ok(None)
+    }
+
+    /// What a node's kernel says, by the agent's own reader.
+    pub(crate) fn kernel<T>(&self, name: &str, ask: impl FnOnce(&Nft) -> Result<T, KernelError> + Send) -> Result<T>
+    where
+        T: Send,
+    {
+        let kernel = Nft {
+            program: program("nft")?.into(),
+            ..Nft::default()
+        };
+        Ok(self.netns(&node(name))?.run(|| ask(&kernel))??)
     }
 
     /// The namespace of a place.
