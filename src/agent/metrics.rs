@@ -206,7 +206,11 @@ mod tests {
             namespace: "shop".into(),
             name: "web".into(),
         };
-        drop(metrics.denied_packets.get_or_create(&ByPod::new(&pod, Direction::Ingress)));
+        drop(
+            metrics
+                .denied_packets
+                .get_or_create(&ByPod::new(&pod, Direction::Ingress)),
+        );
         let text = metrics.encode().expect("text");
         let exposed: Vec<&str> = text
             .lines()

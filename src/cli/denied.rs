@@ -113,7 +113,11 @@ impl Report {
         if heading {
             let words = ["LAST SEEN", "PACKETS", "FROM", "TO", "PORT", "WHY"];
             // Without a cluster nobody can say why.
-            let shown = if self.rows.iter().any(|row| row.reason.is_some()) { 6 } else { 5 };
+            let shown = if self.rows.iter().any(|row| row.reason.is_some()) {
+                6
+            } else {
+                5
+            };
             let words = words.into_iter().take(shown);
             table.push(words.map(|word| (word.to_owned(), Style::Bold)).collect());
         }

@@ -13,7 +13,8 @@ use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
 
-/// So many denied packets are recorded in a second; a scan must not cost more than it is worth.
+/// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
+/// cost more than it is worth.
 const RECORDS_PER_SECOND: u32 = 100;
 
 /// So many senders of denied packets are answered in a second, of each sort of answer; beyond that they hear nothing.
@@ -169,7 +170,12 @@ fn denied(settings: Settings) -> Vec<Rule> {
 
 /// Remembers who tried to reach whom, by the connection; a packet without one is only counted.
 fn record() -> Vec<Rule> {
-    let mut rules = vec![Rule::new([limit_over(RECORDS_PER_SECOND), back()]).commented("a scan must not cost much")];
+    let limited = |states: &[&'static str]| Rule::new([state(states), limit_over(RECORDS_PER_SECOND), back()]);
+    // Apart, because in audit mode a busy connection would leave nothing to those that begin.
+    let mut rules = vec![
+        limited(&["new"]).commented("a scan must not cost much"),
+        limited(&["established", "related"]).commented("nor a busy connection"),
+    ];
     for family in Family::BOTH {
         for protocol in Protocol::ALL {
             let key = concat([client(family), server(family), connection_protocol(), server_port()]);

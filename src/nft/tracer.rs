@@ -520,6 +520,8 @@ fn state_constant(expression: &Expression<'static>) -> Option<u64> {
     match expression {
         Expression::String(text) => match &**text {
             "invalid" => Some(state_bit(State::Invalid)),
+            "established" => Some(state_bit(State::Established)),
+            "related" => Some(state_bit(State::Related)),
             "new" => Some(state_bit(State::New)),
             "untracked" => Some(state_bit(State::Untracked)),
             _ => None,

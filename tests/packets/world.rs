@@ -22,7 +22,12 @@ pub(crate) struct World {
 
 impl World {
     /// Builds a completed cluster. The enforcers are told of `cluster`, which may know less than what is staged.
-    pub(crate) fn stage(staged: &Cluster, cluster: Cluster, options: &Options, settings: impl Into<Settings>) -> Result<World> {
+    pub(crate) fn stage(
+        staged: &Cluster,
+        cluster: Cluster,
+        options: &Options,
+        settings: impl Into<Settings>,
+    ) -> Result<World> {
         let settings = settings.into();
         let sandbox = Sandbox::build(staged, options)?;
         let nft = Nft {
