@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use palisade::nft::fake::Fake;
 use palisade::nft::listing::Listing;
 use palisade::nft::names::Side;
-use palisade::nft::tracer::{ACK, Connection, INIT, Packet, SYN, State, Tracer, number_of};
-use palisade::nft::{Kernel, Mode, Renderer, Ruleset, Settings, Transaction, render, replace};
+use palisade::nft::tracer::{ACK, Answer, Connection, INIT, Packet, Recorded, SYN, State, Tracer, number_of};
+use palisade::nft::{DenyAction, Kernel, Mode, Renderer, Ruleset, Settings, Transaction, render, replace};
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Event, Subjects, compile};
@@ -125,6 +125,23 @@ fn check(cluster: &Cluster, table: &Table, ruleset: &Ruleset) -> Result<(), Test
         }
     }
     Ok(())
+}
+
+/// What is remembered of a denied packet: its connection; an ICMP error about one with ports is not.
+fn recorded(packet: &Packet) -> Vec<Recorded> {
+    let Some(connection) = packet.connection else {
+        return Vec::new();
+    };
+    let with_ports = [6, 17, 132].contains(&connection.protocol);
+    if with_ports && packet.protocol != connection.protocol {
+        return Vec::new();
+    }
+    vec![Recorded {
+        from: connection.client,
+        to: connection.server,
+        protocol: connection.protocol,
+        port: with_ports.then_some(connection.server_port),
+    }]
 }
 
 fn judged(table: &Table, end: &Endpoint) -> bool {
@@ -345,6 +362,9 @@ proptest! {
         let table = compile(&cluster, &Subjects::All);
         let ruleset = render(&table, Settings::default());
         let tracer = Tracer::new(&ruleset);
+        let audited = render(&table, Mode::Audit.into());
+        let rejecting = render(&table, Settings { deny_action: DenyAction::Reject, ..Settings::default() });
+        let (soft, loud) = (Tracer::new(&audited), Tracer::new(&rejecting));
         let ends = addressed(&cluster, &table);
         for from in &ends {
             for to in ends.iter().filter(|to| to.same_family(from)) {
@@ -367,6 +387,15 @@ proptest! {
                     let exempt = connection.is_some() && table.addresses().exemption(from, to).is_some();
                     let trace = tracer.trace(&packet).unwrap();
                     prop_assert_eq!(trace.accepted, !touched || exempt, "{} to {}: {:?}", from, to, state);
+                    // Counted once, for one pod, whatever becomes of it; answered only where it opens a connection.
+                    prop_assert_eq!(trace.counted.len(), usize::from(!trace.accepted));
+                    let soft = soft.trace(&packet).unwrap();
+                    prop_assert!(soft.accepted);
+                    prop_assert_eq!((&soft.counted, &soft.recorded), (&trace.counted, &trace.recorded));
+                    let loud = loud.trace(&packet).unwrap();
+                    prop_assert_eq!((loud.accepted, &loud.counted), (trace.accepted, &trace.counted));
+                    let answered = !trace.accepted && state == State::New;
+                    prop_assert_eq!(loud.answer, answered.then_some(Answer::Reset));
                 }
                 if source.is_ipv6() {
                     // Only what no router has forwarded is neighbour discovery.
@@ -388,7 +417,9 @@ proptest! {
         let table = compile(&cluster, &Subjects::All);
         let enforced = render(&table, Settings::default());
         let audited = render(&table, Mode::Audit.into());
-        let (hard, soft) = (Tracer::new(&enforced), Tracer::new(&audited));
+        let rejecting = Settings { deny_action: DenyAction::Reject, ..Settings::default() };
+        let rejecting = render(&table, rejecting);
+        let (hard, soft, loud) = (Tracer::new(&enforced), Tracer::new(&audited), Tracer::new(&rejecting));
         let ends = addressed(&cluster, &table);
         for from in &ends {
             for to in ends.iter().filter(|to| to.same_family(from)) {
@@ -398,6 +429,21 @@ proptest! {
                         let (hard, soft) = (hard.trace(&packet).unwrap(), soft.trace(&packet).unwrap());
                         prop_assert!(soft.accepted);
                         prop_assert_eq!(soft.denied, !hard.accepted);
+                        // Whoever is counted first when it is dropped is counted first when it is not.
+                        prop_assert_eq!(soft.counted.first(), hard.counted.first());
+                        prop_assert_eq!(hard.counted.len(), usize::from(hard.denied));
+                        prop_assert_eq!(soft.recorded.first(), hard.recorded.first());
+                        let loud = loud.trace(&packet).unwrap();
+                        let answer = match packet.protocol {
+                            6 => Answer::Reset,
+                            _ => Answer::Prohibited,
+                        };
+                        prop_assert_eq!(loud.answer, hard.denied.then_some(answer));
+                        prop_assert_eq!((loud.accepted, &loud.counted), (hard.accepted, &hard.counted));
+                        if hard.denied {
+                            let expected = recorded(&packet);
+                            prop_assert_eq!(hard.recorded.as_slice(), expected.as_slice());
+                        }
                     }
                 }
             }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
+use policy_compiler::cluster::PodName;
+use policy_compiler::policy::Direction;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -52,6 +54,33 @@ pub struct ByOutcome {
     pub outcome: Outcome,
 }
 
+/// The labels of counters by pod and direction; there are two for each judged pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByPod {
+    namespace: String,
+    pod: String,
+    direction: &'static str,
+}
+
+impl ByPod {
+    /// Of one direction.
+    pub fn new(pod: &PodName, direction: Direction) -> Self {
+        ByPod {
+            namespace: pod.namespace.to_string(),
+            pod: pod.name.to_string(),
+            direction: match direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            },
+        }
+    }
+
+    /// Of both.
+    pub fn both(pod: &PodName) -> [Self; 2] {
+        Direction::BOTH.map(|direction| ByPod::new(pod, direction))
+    }
+}
+
 /// All metrics of the agent; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -78,6 +107,8 @@ pub struct Metrics {
     pub drift_check_duration: Histogram,
     /// How often somebody else's change of the table was undone.
     pub drift_repairs: Counter,
+    /// Packets that policy denied to this node's pods, or would have in audit mode.
+    pub denied_packets: Family<ByPod, Counter>,
     /// Live pods in the cluster.
     pub pods: Gauge,
     /// Live pods on this node.
@@ -106,6 +137,7 @@ impl Default for Metrics {
             last_success: Gauge::default(),
             drift_check_duration: histogram(),
             drift_repairs: Counter::default(),
+            denied_packets: Family::default(),
             pods: Gauge::default(),
             node_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -152,6 +184,7 @@ impl Metrics {
         r.register_with_unit("last_success_timestamp", "When the kernel was last known to hold the current policy", Unit::Seconds, self.last_success.clone());
         r.register_with_unit("drift_check_duration", "Comparing the table in the kernel with what it should be", Unit::Seconds, self.drift_check_duration.clone());
         r.register("drift_repairs", "Changes of the table by others that were undone", self.drift_repairs.clone());
+        r.register("denied_packets", "Packets that policy denied, by the pod whose policies did", self.denied_packets.clone());
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
@@ -171,7 +204,18 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("| `palisade_")?.split(['`', '{']).next())
             .collect();
-        let text = Metrics::default().encode().expect("text");
+        let metrics = Metrics::default();
+        // A counter by pod is not exposed before there is a pod.
+        let pod = PodName {
+            namespace: "shop".into(),
+            name: "web".into(),
+        };
+        drop(
+            metrics
+                .denied_packets
+                .get_or_create(&ByPod::new(&pod, Direction::Ingress)),
+        );
+        let text = metrics.encode().expect("text");
         let exposed: Vec<&str> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE palisade_"))

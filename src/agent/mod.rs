@@ -2,6 +2,7 @@
 
 mod backoff;
 pub mod bridge;
+pub mod denials;
 pub mod enforcer;
 pub mod folder;
 pub mod http;

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
 use super::bridge::Bridges;
+use super::denials::Denials;
 use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
 use super::folder::{AT_LATEST, Changes};
 use super::http::Shared;
@@ -69,6 +70,7 @@ pub struct Reconciler<R, K> {
     bridges: Option<Bridges>,
     /// What is wrong with bridges now, and so has been logged.
     escapes: BTreeSet<String>,
+    denials: Denials,
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
@@ -98,6 +100,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             findings: BTreeSet::new(),
             bridges: None,
             escapes: BTreeSet::new(),
+            denials: Denials::default(),
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
@@ -162,7 +165,10 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                     let result = self.or_isolate(result);
                     self.settle(result);
                 }
-                Turn::Check => self.check(),
+                Turn::Check => {
+                    self.check();
+                    self.look();
+                }
             }
         }
     }
@@ -347,6 +353,16 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         match reasons.is_empty() {
             true => self.shared.readiness.clear(Cause::Bridge),
             false => self.shared.readiness.block(Cause::Bridge, reasons),
+        }
+    }
+
+    /// Looks what was denied, when it is time to.
+    fn look(&mut self) {
+        if let Some(cluster) = &self.cluster {
+            let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
+            let mode = enforcer.settings().mode;
+            self.denials
+                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
         }
     }
 

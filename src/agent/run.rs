@@ -82,7 +82,7 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     })?;
     let http = listener.local_addr().context("cannot tell the HTTP address")?;
     info!(
-        node = %options.node, mode = %options.settings.mode, manifests = %options.manifests.display(), %http, nft,
+        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, manifests = %options.manifests.display(), %http, nft,
         table = if earlier { "to be replaced" } else { "to be made" }, "starting"
     );
 

@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Enforce policy on this node
     Agent(AgentArgs),
+    /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
+    Denied(DeniedArgs),
     /// Remove everything that the agent put into this node's kernel
     Cleanup,
     /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
@@ -146,6 +148,34 @@ pub(crate) struct AgentArgs {
     /// Where pods are on a bridge whose packets do not meet the rules: switch that on, or only be unready, or do not look
     #[arg(long, value_enum, default_value_t = BridgeNetfilter::Auto, value_name = "MODE")]
     pub(crate) bridge_netfilter: BridgeNetfilter,
+    /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
+    #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
+    pub(crate) deny_action: DenyAction,
+}
+
+const NAMES: &str = "\
+The kernel knows addresses. Names, and the reason of each denial, come from the manifests of the cluster.
+Counts are those of a sample of at most 100 packets a second; the agent's metrics count every packet, by pod.";
+
+/// `palisade denied`
+#[derive(Debug, Args)]
+#[command(after_help = NAMES)]
+pub(crate) struct DeniedArgs {
+    /// The cluster, to tell names and reasons: files, folders, or - for standard input
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// Go on, and show what is denied as it comes
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Only what has an end in this namespace
+    #[arg(short, long, value_name = "NAME", requires = "manifests")]
+    pub(crate) namespace: Option<String>,
+    /// Only what has this pod at an end
+    #[arg(long, value_name = "NAMESPACE/POD", requires = "manifests")]
+    pub(crate) pod: Option<String>,
+    /// The form of the answer; with --watch, json is a document a line
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
 }
 
 /// `palisade demo`
@@ -177,6 +207,15 @@ pub(crate) enum BridgeNetfilter {
     Require,
     /// It does not look
     Ignore,
+}
+
+/// What the sender of a denied packet hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DenyAction {
+    /// Nothing
+    Drop,
+    /// A TCP reset, or ICMP "administratively prohibited"
+    Reject,
 }
 
 /// The forms of `compile`.

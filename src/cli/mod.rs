@@ -4,6 +4,7 @@
 mod allow_sets;
 mod args;
 mod compile;
+mod denied;
 mod describe;
 mod endpoint;
 mod ends;
@@ -30,8 +31,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs,
-    MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DenyAction,
+    ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -74,6 +75,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Matrix(args) => run_matrix(args),
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
+        Command::Denied(args) => run_denied(args),
         Command::Cleanup => run_cleanup(),
         Command::Demo(args) => run_demo(args),
     }
@@ -167,6 +169,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 Mode::Enforce => nft::Mode::Enforce,
                 Mode::Audit => nft::Mode::Audit,
             },
+            deny_action: match args.deny_action {
+                DenyAction::Drop => nft::DenyAction::Drop,
+                DenyAction::Reject => nft::DenyAction::Reject,
+            },
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -175,6 +181,51 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
         },
     })?;
     Ok(Outcome::Fine)
+}
+
+fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
+    let kernel = nft::Nft::default();
+    // Before the manifests, which may take longer to read.
+    let mut record = denied::read(&kernel)?;
+    let loaded = match args.manifests.as_slice() {
+        [] => None,
+        paths => Some(manifests::load(paths)?),
+    };
+    let cluster = loaded.as_ref().map(|loaded| &loaded.cluster);
+    match &loaded {
+        Some(loaded) => warn(&loaded.warnings),
+        None => note("these are addresses; for names, and why each was denied, give the cluster: --manifests PATH"),
+    }
+    let filter = denied::Filter {
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+    };
+    let report = |record: &[nft::Denial]| denied::Report::new(record, cluster, &filter, std::time::SystemTime::now());
+    if !args.watch {
+        let report = report(&record);
+        print(&match args.output {
+            TextOrJson::Json => report.json()?,
+            TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
+            TextOrJson::Text => report.text(true),
+        })?;
+        return Ok(Outcome::Fine);
+    }
+    let mut watch = denied::Watch::default();
+    let mut heading = true;
+    loop {
+        let news = report(&watch.news(record));
+        if !news.is_empty() {
+            let text = match args.output {
+                TextOrJson::Json => news.json_lines()?,
+                TextOrJson::Text => news.text(std::mem::take(&mut heading)),
+            };
+            if !print(&text)? {
+                return Ok(Outcome::Fine);
+            }
+        }
+        std::thread::sleep(denied::POLL);
+        record = denied::read(&kernel)?;
+    }
 }
 
 fn run_cleanup() -> anyhow::Result<Outcome> {
@@ -295,6 +346,12 @@ fn warn(warnings: &[Problem]) {
         // A lost warning changes no answer.
         let _ = writeln!(stderr, "{} {warning}", Style::Warn.paint("warning:"));
     }
+}
+
+/// Says beside an answer how to get a better one.
+fn note(text: &str) {
+    // A lost note changes no answer.
+    let _ = writeln!(anstream::stderr(), "{}", Style::Dim.paint(text));
 }
 
 /// Checks how a text of the command line is read: what it is printed as, or a part of the error.

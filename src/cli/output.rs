@@ -9,12 +9,12 @@ use serde::Serialize;
 /// The version of every JSON form.
 pub(crate) const API_VERSION: &str = "palisade.dev/v1alpha1";
 
-/// Writes text to standard output. A reader that has gone away (`| head`) is no error.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+/// Writes text to standard output, and says whether anybody reads on: a reader that has gone away (`| head`) is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<bool> {
     let mut out = anstream::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to standard output"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).context("cannot write to standard output"),
     }
 }
 

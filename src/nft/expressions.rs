@@ -5,8 +5,10 @@ use nftables::expr::{
     PayloadRaw, Range,
 };
 use nftables::stmt::{
-    AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Set, SetOp, Statement, VerdictMap,
+    AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
+    VerdictMap,
 };
+use nftables::types::RejectCode;
 use policy_compiler::cells::AddressRange;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{PortRange, Protocol};
@@ -108,6 +110,12 @@ pub(super) fn packet_protocol(number: u8) -> Statement<'static> {
     compare(left, Operator::EQ, Expression::Number(number.into()))
 }
 
+/// `meta l4proto != tcp`
+pub(super) fn not_packet_protocol(number: u8) -> Statement<'static> {
+    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
+    compare(left, Operator::NEQ, Expression::Number(number.into()))
+}
+
 /// `ct protocol tcp`
 pub(super) fn of_connection(protocol: Protocol) -> Statement<'static> {
     compare(
@@ -187,6 +195,11 @@ pub(super) fn is_in(left: Expression<'static>, set: SetName) -> Statement<'stati
     compare(left, Operator::EQ, reference(set))
 }
 
+/// `<expression> != @<set>`
+pub(super) fn is_not_in(left: Expression<'static>, set: SetName) -> Statement<'static> {
+    compare(left, Operator::NEQ, reference(set))
+}
+
 /// `<expression> vmap @<map>`
 pub(super) fn verdict_of(key: Expression<'static>, map: SetName) -> Statement<'static> {
     Statement::VerdictMap(VerdictMap {
@@ -238,6 +251,30 @@ pub(super) fn limit(rate: u32) -> Statement<'static> {
         burst_unit: None,
         inv: None,
     })
+}
+
+/// `limit rate over 100/second burst 100 packets`: matches what is beyond the rate.
+pub(super) fn limit_over(rate: u32) -> Statement<'static> {
+    match limit(rate) {
+        Statement::Limit(limit) => Statement::Limit(Limit {
+            inv: Some(true),
+            ..limit
+        }),
+        other => other,
+    }
+}
+
+/// `reject with tcp reset`; nft wants `meta l4proto tcp` before it. The kernel never answers a reset.
+pub(super) fn reset() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(RejectType::TCPReset), None)))
+}
+
+/// `reject with icmpx type admin-prohibited`. The kernel never answers an ICMP error.
+pub(super) fn prohibited() -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(
+        Some(RejectType::ICMPX),
+        Some(RejectCode::AdminProhibited),
+    )))
 }
 
 /// `update @<set> { <expression> }`

@@ -1,28 +1,62 @@
 //! A kernel in memory. It holds a table to the rules that the real one has (nothing refers to what is not there, nothing is
 //! removed while something refers to it, a step is all or nothing), and can dump itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 
+use super::denials::{Count, Denial};
+use super::expressions::name_of_number;
 use super::kernel::{Kernel, KernelError};
 use super::listing::Listing;
-use super::names::{ChainName, SetName};
+use super::names::{ChainName, SetName, Side};
 use super::ruleset::{Elements, Key, Rule, Ruleset};
+use super::tracer::{Packet, Recorded, Trace, TraceError, Tracer};
 use super::transaction::{Operation, Transaction};
 
 /// The in-memory kernel.
 #[derive(Debug, Default)]
 pub struct Fake {
     table: Mutex<Option<Ruleset>>,
+    seen: Mutex<Seen>,
+}
+
+/// What packets have left behind.
+#[derive(Debug, Default)]
+struct Seen {
+    /// By set and element.
+    counts: BTreeMap<(SetName, Key), u64>,
+    record: BTreeMap<Recorded, u64>,
 }
 
 impl Fake {
     /// The content of the table; none when there is no table.
     pub fn content(&self) -> Option<Ruleset> {
         self.table().clone()
+    }
+
+    /// Lets a packet meet the table, which counts and records it: what becomes of it, none without a table.
+    pub fn send(&self, packet: &Packet) -> Result<Option<Trace>, TraceError> {
+        let table = self.table();
+        let trace = table.as_ref().map(|t| Tracer::new(t).trace(packet)).transpose()?;
+        if let Some(trace) = &trace {
+            let mut seen = self.seen();
+            for (set, address) in &trace.counted {
+                *seen.counts.entry((*set, Key::Address(*address))).or_default() += 1;
+            }
+            for entry in &trace.recorded {
+                *seen.record.entry(*entry).or_default() += 1;
+            }
+        }
+        Ok(trace)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> MutexGuard<'_, Option<Ruleset>> {
@@ -46,6 +80,7 @@ impl Kernel for Fake {
             for operation in step {
                 apply(operation, &mut next).map_err(|reason| KernelError::Refused(format!("{operation}: {reason}")))?;
             }
+            self.seen().forget(step);
             *table = next;
         }
         Ok(())
@@ -54,6 +89,7 @@ impl Kernel for Fake {
     fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
         let trial = Fake {
             table: Mutex::new(self.content()),
+            seen: Mutex::default(),
         };
         trial.apply(transaction)
     }
@@ -64,7 +100,56 @@ impl Kernel for Fake {
 
     fn delete(&self) -> Result<(), KernelError> {
         *self.table() = None;
+        *self.seen() = Seen::default();
         Ok(())
+    }
+
+    fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
+        let entry = |(entry, packets): (&Recorded, &u64)| Denial {
+            from: entry.from,
+            to: entry.to,
+            protocol: name_of_number(entry.protocol.into()).map_or(entry.protocol.to_string(), str::to_owned),
+            port: entry.port,
+            packets: *packets,
+            bytes: 0,
+            ago: Duration::ZERO,
+        };
+        let there = self.table().is_some();
+        Ok(there.then(|| self.seen().record.iter().map(entry).collect()))
+    }
+
+    fn counts(&self, side: Side) -> Result<Option<Vec<Count>>, KernelError> {
+        let name = SetName::Counters(side);
+        let table = self.table();
+        let Some(elements) = table.as_ref().and_then(|table| table.sets.get(&name)) else {
+            return Ok(None);
+        };
+        let seen = self.seen();
+        let count = |key: &Key| match key {
+            Key::Address(address) => Some(Count {
+                address: *address,
+                packets: seen.counts.get(&(name, *key)).copied().unwrap_or_default(),
+                bytes: 0,
+            }),
+            _ => None,
+        };
+        Ok(Some(elements.keys().filter_map(count).collect()))
+    }
+}
+
+impl Seen {
+    /// What goes with the elements, sets and tables that a step removes.
+    fn forget(&mut self, step: &[Operation]) {
+        for operation in step {
+            match operation {
+                Operation::DeleteTable => *self = Seen::default(),
+                Operation::DeleteElements(set, keys) => {
+                    self.counts.retain(|(s, key), _| s != set || !keys.contains(key));
+                }
+                Operation::DeleteSet(set) => self.counts.retain(|(s, _), _| s != set),
+                _ => {}
+            }
+        }
     }
 }
 

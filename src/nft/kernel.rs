@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
-use super::names::{TABLE, TABLE_FAMILY};
+use super::names::{SetName, Side, TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
 
 /// Where transactions go.
@@ -28,6 +29,16 @@ pub trait Kernel {
 
     /// Removes the table, if there is one.
     fn delete(&self) -> Result<(), KernelError>;
+
+    /// The record of denied connections: a sample; none when there is no table that has one.
+    fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
+        Ok(None)
+    }
+
+    /// The exact counters of the pods that are judged on a side; none when there is no table that has them.
+    fn counts(&self, _side: Side) -> Result<Option<Vec<Count>>, KernelError> {
+        Ok(None)
+    }
 
     /// A number that every change of any table, by anybody, raises: while it stays, the content need not be read again.
     /// None when it cannot be told.
@@ -144,6 +155,22 @@ impl Nft {
         })
     }
 
+    /// The answer to `nft -j list`; none when there is no such thing.
+    fn list(&self, what: &[&str]) -> Result<Option<String>, KernelError> {
+        let output = self.run(&[&["-j", "list"], what].concat(), String::new())?;
+        if output.status.success() {
+            return Ok(Some(output.stdout));
+        }
+        if output.stderr.contains("No such file or directory") {
+            return Ok(None);
+        }
+        Err(complaint(&output.stderr))
+    }
+
+    fn list_set(&self, name: SetName) -> Result<Option<String>, KernelError> {
+        self.list(&["set", TABLE_FAMILY, TABLE, &name.to_string()])
+    }
+
     fn load(&self, options: &[&str], document: String) -> Result<(), KernelError> {
         let output = self.run(&[options, &["-j", "-f", "-"]].concat(), document)?;
         if output.status.success() {
@@ -168,14 +195,26 @@ impl Kernel for Nft {
     }
 
     fn read(&self) -> Result<Option<Listing>, KernelError> {
-        let output = self.run(&["-j", "list", "table", TABLE_FAMILY, TABLE], String::new())?;
-        if output.status.success() {
-            return Listing::parse(&output.stdout).map(Some).map_err(KernelError::Answer);
+        let listed = self.list(&["table", TABLE_FAMILY, TABLE])?;
+        let listing = listed.map(|json| Listing::parse(&json)).transpose();
+        listing.map_err(KernelError::Answer)
+    }
+
+    fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
+        let mut all = Vec::new();
+        for set in denials::record_sets() {
+            let Some(json) = self.list_set(set)? else {
+                return Ok(None);
+            };
+            all.extend(denials::parse_record(&json).map_err(KernelError::Answer)?);
         }
-        if output.stderr.contains("No such file or directory") {
-            return Ok(None);
-        }
-        Err(complaint(&output.stderr))
+        Ok(Some(all))
+    }
+
+    fn counts(&self, side: Side) -> Result<Option<Vec<Count>>, KernelError> {
+        let listed = self.list_set(SetName::Counters(side))?;
+        let counts = listed.map(|json| denials::parse_counts(&json, side)).transpose();
+        counts.map_err(KernelError::Answer)
     }
 
     fn delete(&self) -> Result<(), KernelError> {

@@ -54,7 +54,7 @@ impl Listing {
                     listing.chains.entry(text("chain")?).or_default().push(line);
                 }
                 "set" | "map" => {
-                    let elements = match (value["stmt"].is_array(), value["elem"].as_array()) {
+                    let elements = match (value["timeout"].is_number(), value["elem"].as_array()) {
                         (false, Some(elements)) => elements.iter().map(element).collect::<Result<_, _>>()?,
                         _ => BTreeSet::new(),
                     };

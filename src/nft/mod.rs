@@ -1,6 +1,7 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
+pub mod denials;
 mod draft;
 mod expressions;
 pub mod fake;
@@ -26,10 +27,11 @@ pub mod tracer;
 pub mod transaction;
 mod whole;
 
+pub use denials::{Count, Denial};
 pub use kernel::{Kernel, KernelError, Nft};
 pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
-pub use settings::{Mode, Settings};
+pub use settings::{DenyAction, Mode, Settings};
 pub use text::PRIORITY;
 pub use transaction::Transaction;
 pub use whole::{replace, restore};
@@ -37,4 +39,4 @@ pub use whole::{replace, restore};
 /// So many denied connections are remembered in each record.
 const RECORD_SIZE: u32 = 4096;
 /// For so long after they were last seen.
-const RECORD_SECONDS: u32 = 3600;
+pub(crate) const RECORD_SECONDS: u32 = 3600;

@@ -146,7 +146,13 @@ pub enum ChainName {
     Column(Side, Column),
     /// `in4_r0`: port ranges.
     Ranges(Side, u32),
-    /// `denied`: the end of every packet that no policy admits.
+    /// `stray_denied`: the end of those that concern a pod whose policies are enforced.
+    StrayDenied,
+    /// `stray_audited`: the end of those that concern only pods whose policies are audited.
+    StrayAudited,
+    /// `in4_denied`: counts and records what no policy of that side admits.
+    SideDenied(Side),
+    /// `denied`: what becomes of every packet that no policy admits.
     Denied,
     /// `record`: remembers a sample of denied connections.
     Record,
@@ -160,6 +166,9 @@ impl fmt::Display for ChainName {
             ChainName::Entry(side) => write!(f, "{}{}", side.direction, side.family),
             ChainName::Column(side, column) => write!(f, "{side}_{column}"),
             ChainName::Ranges(side, number) => write!(f, "{side}_r{number}"),
+            ChainName::StrayDenied => f.write_str("stray_denied"),
+            ChainName::StrayAudited => f.write_str("stray_audited"),
+            ChainName::SideDenied(side) => write!(f, "{side}_denied"),
             ChainName::Denied => f.write_str("denied"),
             ChainName::Record => f.write_str("record"),
         }
@@ -184,6 +193,10 @@ pub enum Extent {
 pub enum SetName {
     /// `in4_isolated`: local pods that policies judge in this direction.
     Isolated(Side),
+    /// `in4_counters`: the same pods, each with a counter of the packets that were denied to it in this direction.
+    Counters(Side),
+    /// `in4_audited`: those of them that only audited policies judge: what these deny is counted and recorded, and passes.
+    Audited(Side),
     /// `in4_peers`: from the address of a known pod to its class.
     Peers(Side),
     /// `in4_cidrs_0`: from any other address to its class. A change makes a new generation.
@@ -202,6 +215,8 @@ impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SetName::Isolated(side) => write!(f, "{side}_isolated"),
+            SetName::Counters(side) => write!(f, "{side}_counters"),
+            SetName::Audited(side) => write!(f, "{side}_audited"),
             SetName::Peers(side) => write!(f, "{side}_peers"),
             SetName::Cidrs(side, generation) => write!(f, "{side}_cidrs_{generation}"),
             SetName::Cell(side, column, extent) => {
@@ -241,7 +256,7 @@ impl SetName {
     /// The type of its elements.
     pub fn key_type(&self) -> KeyType {
         match self {
-            SetName::Isolated(_) | SetName::Peers(_) => KeyType::Address,
+            SetName::Isolated(_) | SetName::Counters(_) | SetName::Audited(_) | SetName::Peers(_) => KeyType::Address,
             SetName::Cell(_, _, Extent::Ports) => KeyType::Port,
             SetName::Cell(..) => KeyType::Address,
             SetName::Cidrs(..) => KeyType::Interval,
@@ -254,9 +269,12 @@ impl SetName {
     /// The family of its addresses.
     pub fn family(&self) -> Family {
         match self {
-            SetName::Isolated(side) | SetName::Peers(side) | SetName::Cidrs(side, _) | SetName::Cell(side, ..) => {
-                side.family
-            }
+            SetName::Isolated(side)
+            | SetName::Counters(side)
+            | SetName::Audited(side)
+            | SetName::Peers(side)
+            | SetName::Cidrs(side, _)
+            | SetName::Cell(side, ..) => side.family,
             SetName::Exempt(family) | SetName::Denied(family) | SetName::DeniedOther(family) => *family,
         }
     }
@@ -273,6 +291,11 @@ impl SetName {
     pub fn is_dynamic(&self) -> bool {
         matches!(self, SetName::Denied(_) | SetName::DeniedOther(_))
     }
+
+    /// Whether each of its elements counts the packets that meet it.
+    pub fn counts(&self) -> bool {
+        self.is_dynamic() || matches!(self, SetName::Counters(_))
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +309,8 @@ mod tests {
         let mut chains = vec![
             ChainName::Forward,
             ChainName::Stray,
+            ChainName::StrayDenied,
+            ChainName::StrayAudited,
             ChainName::Denied,
             ChainName::Record,
         ];
@@ -298,8 +323,9 @@ mod tests {
             ]);
         }
         for side in Side::all() {
-            chains.push(ChainName::Entry(side));
-            sets.extend([SetName::Isolated(side), SetName::Peers(side)]);
+            chains.extend([ChainName::Entry(side), ChainName::SideDenied(side)]);
+            sets.extend([SetName::Isolated(side), SetName::Counters(side), SetName::Audited(side)]);
+            sets.push(SetName::Peers(side));
             let numbers = [0, 1, 4, 11, 40, u32::MAX];
             let columns = numbers.map(Column::Class).into_iter();
             for column in columns.chain(PeerKind::BOTH.map(Column::Default)) {

@@ -78,7 +78,7 @@ impl Renderer {
 /// The addresses of each group's pods; they also become the sets of isolated pods.
 fn local_addresses(table: &Table, half: &Half, draft: &mut Draft<'_>) -> Members {
     let mut all = Members::new();
-    let mut isolated = Family::BOTH.map(|_| Elements::new());
+    let [mut isolated, mut audited] = [(); 2].map(|()| Family::BOTH.map(|_| Elements::new()));
     for (id, group) in half.groups() {
         let mut addresses = Vec::new();
         for pod in &group.members {
@@ -90,15 +90,23 @@ fn local_addresses(table: &Table, half: &Half, draft: &mut Draft<'_>) -> Members
                     goto: None,
                     comment: Some(about.as_str().into()),
                 };
-                isolated[Family::of(address) as usize].insert(Key::Address(address), element);
+                let family = Family::of(address);
+                isolated[family as usize].insert(Key::Address(address), element);
+                if group.audited {
+                    audited[family as usize].insert(Key::Address(address), Element::default());
+                }
                 addresses.push(address);
             }
         }
         all.insert(id, addresses);
     }
     let direction = half.direction();
-    for (family, elements) in Family::BOTH.into_iter().zip(isolated) {
-        draft.set(SetName::Isolated(Side { direction, family }), elements);
+    for (family, (isolated, audited)) in Family::BOTH.into_iter().zip(isolated.into_iter().zip(audited)) {
+        let side = Side { direction, family };
+        // The same pods: packets without a connection are judged by the counters alone.
+        draft.set(SetName::Counters(side), isolated.clone());
+        draft.set(SetName::Isolated(side), isolated);
+        draft.set(SetName::Audited(side), audited);
     }
     all
 }

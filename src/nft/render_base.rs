@@ -1,23 +1,28 @@
 //! The part of the table that is always there: the base chain, packets without a connection, and the end of what is denied.
 
+use nftables::expr::Expression;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use super::expressions::{
-    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_in, jump, limit,
-    neighbour_discovery, not_a_syn, not_an_init, not_of_connection, packet_protocol, protocol_number, server,
-    server_port, state, subject, update,
+    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_in, is_not_in, jump, limit,
+    limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol,
+    prohibited, protocol_number, reset, server, server_port, state, subject, update,
 };
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
-use super::settings::{Mode, Settings};
+use super::settings::{DenyAction, Mode, Settings};
 
-/// So many denied connections are looked at in a second; a scan must not cost more than it is worth.
+/// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
+/// cost more than it is worth.
 const RECORDS_PER_SECOND: u32 = 100;
+
+/// So many senders of denied packets are answered in a second, of each sort of answer; beyond that they hear nothing.
+const ANSWERS_PER_SECOND: u32 = 1000;
 
 /// Writes the base chains, and the sets that they use.
 pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
-    let sides = Side::all().map(SetName::Isolated);
+    let sides = Side::all().flat_map(|side| [SetName::Isolated(side), SetName::Counters(side), SetName::Audited(side)]);
     let families = Family::BOTH.into_iter().flat_map(|family| {
         [
             SetName::Exempt(family),
@@ -30,6 +35,11 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     }
     ruleset.chains.insert(ChainName::Forward, forward());
     ruleset.chains.insert(ChainName::Stray, stray());
+    ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
+    ruleset.chains.insert(ChainName::StrayAudited, stray_audited());
+    for side in Side::all() {
+        ruleset.chains.insert(ChainName::SideDenied(side), side_denied(side));
+    }
     ruleset.chains.insert(ChainName::Denied, denied(settings));
     ruleset.chains.insert(ChainName::Record, record());
 }
@@ -39,11 +49,11 @@ fn forward() -> Vec<Rule> {
     let [sctp, not_an_init] = not_an_init();
     let mut rules = vec![
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
-        Rule::new([state(&["invalid", "untracked"]), jump(ChainName::Stray)])
+        Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
-        Rule::new([state(&["new"]), not_a_syn(), jump(ChainName::Stray)])
+        Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
-        Rule::new([state(&["new"]), sctp, not_an_init, jump(ChainName::Stray)]).commented("the same for SCTP"),
+        Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
         for family in Family::BOTH {
@@ -55,43 +65,119 @@ fn forward() -> Vec<Rule> {
     rules
 }
 
-/// Judged by its headers: denied when either end is a pod that any policy judges.
+/// Packets without a connection, judged by their headers: denied when either end is a pod that any policy judges. It is
+/// reached by `goto`, so that audit mode does not judge and count them a second time; what comes to its end concerns no
+/// such pod, here and in the rest of the base chain.
+///
+/// A look-up among the counters counts the packet for that pod, so it is the last condition of its rule.
 fn stray() -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for side in Side::all() {
-        let protocol = match side.family {
+    let mut rules: Vec<Rule> = Family::BOTH.map(exempt).into();
+    let ends = || ENDS.into_iter().flat_map(end);
+    let mut enforced: Vec<Rule> = ends()
+        .map(|(side, end)| {
+            Rule::new([
+                is_not_in(end.clone(), SetName::Audited(side)),
+                is_in(end, SetName::Counters(side)),
+                goto(ChainName::StrayDenied),
+            ])
+        })
+        .collect();
+    enforced[0] = enforced[0].clone().commented("a pod that enforced policies judge");
+    let mut audited: Vec<Rule> = ends()
+        .map(|(side, end)| Rule::new([is_in(end, SetName::Counters(side)), goto(ChainName::StrayAudited)]))
+        .collect();
+    audited[0] = audited[0].clone().commented("a pod that only audited policies judge");
+    rules.extend(enforced);
+    rules.extend(audited);
+    rules.push(Rule::new([back()]).commented("no policy judges either end"));
+    rules
+}
+
+/// Which policies judge which end of a packet by its header: first as if it came from the client, then as if from the server.
+const ENDS: [(Direction, &str); 4] = [
+    (Direction::Egress, "saddr"),
+    (Direction::Ingress, "daddr"),
+    (Direction::Egress, "daddr"),
+    (Direction::Ingress, "saddr"),
+];
+
+fn end((direction, field): (Direction, &'static str)) -> [(Side, Expression<'static>); 2] {
+    Family::BOTH.map(|family| {
+        let protocol = match family {
             Family::V4 => "ip",
             Family::V6 => "ip6",
         };
-        for field in ["saddr", "daddr"] {
-            let isolated = is_in(header(protocol, field), SetName::Isolated(side));
-            rules.push(Rule::new([isolated, goto(ChainName::Denied)]));
+        (Side { direction, family }, header(protocol, field))
+    })
+}
+
+/// The end of packets without a connection. Of these only the ones that would open a connection are answered: a reset
+/// for a packet that tracking merely failed to understand would end a healthy connection.
+fn stray_denied(settings: Settings) -> Vec<Rule> {
+    let mut rules = vec![Rule::new([jump(ChainName::Record)])];
+    match (settings.mode, settings.deny_action) {
+        (Mode::Enforce, DenyAction::Reject) => {
+            rules.push(Rule::new([state(&["new"]), goto(ChainName::Denied)]));
+            rules.push(Rule::new([counter(), drop()]).commented("an answer could end a healthy connection"));
         }
+        _ => rules.push(Rule::new([goto(ChainName::Denied)])),
     }
     rules
 }
 
-/// The one place that decides what becomes of denied packets. It is reached by `goto`, so `return` leads back to the base
-/// chain: there the other end of the connection is judged next, or the packet passes.
+fn stray_audited() -> Vec<Rule> {
+    vec![Rule::new([jump(ChainName::Record)]), Rule::new([back()])]
+}
+
+/// The end of what no policy of one side admits. It is reached by `goto`, so `return` leads back to the base chain: there
+/// the other end of the connection is judged next, or the packet passes.
+fn side_denied(side: Side) -> Vec<Rule> {
+    let Side { direction, family } = side;
+    vec![
+        exempt(family),
+        Rule::new([jump(ChainName::Record)]),
+        Rule::new([is_in(subject(direction, family), SetName::Counters(side))]).commented("counts for that pod"),
+        Rule::new([is_in(subject(direction, family), SetName::Audited(side)), back()])
+            .commented("only audited policies judge it"),
+        Rule::new([goto(ChainName::Denied)]),
+    ]
+}
+
+fn exempt(family: Family) -> Rule {
+    let pair = concat([client(family), server(family)]);
+    Rule::new([is_in(pair, SetName::Exempt(family)), back()]).commented("a pod and itself, a pod and its own node")
+}
+
+/// The one place that decides what becomes of denied packets.
 fn denied(settings: Settings) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Family::BOTH
-        .into_iter()
-        .map(|family| {
-            let pair = concat([client(family), server(family)]);
-            Rule::new([is_in(pair, SetName::Exempt(family)), back()])
-        })
-        .collect();
-    rules[0] = rules[0].clone().commented("a pod and itself, a pod and its own node");
-    rules.push(Rule::new([limit(RECORDS_PER_SECOND), jump(ChainName::Record)]));
-    rules.push(match settings.mode {
-        Mode::Enforce => Rule::new([counter(), drop()]),
-        Mode::Audit => Rule::new([counter(), back()]).commented("audit mode: counted, not dropped"),
-    });
+    if settings.mode == Mode::Audit {
+        return vec![Rule::new([counter(), back()]).commented("audit mode: counted, not dropped")];
+    }
+    let mut rules = Vec::new();
+    if settings.deny_action == DenyAction::Reject {
+        let tcp = protocol_number(Protocol::Tcp);
+        let answered = || limit(ANSWERS_PER_SECOND);
+        // A reset is never answered with a reset, nor an ICMP error with an error: the kernel sees to it.
+        rules.push(Rule::new([packet_protocol(tcp), answered(), counter(), reset()]));
+        rules.push(Rule::new([
+            not_packet_protocol(tcp),
+            answered(),
+            counter(),
+            prohibited(),
+        ]));
+    }
+    rules.push(Rule::new([counter(), drop()]));
     rules
 }
 
+/// Remembers who tried to reach whom, by the connection; a packet without one is only counted.
 fn record() -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let limited = |states: &[&'static str]| Rule::new([state(states), limit_over(RECORDS_PER_SECOND), back()]);
+    // Apart, because in audit mode a busy connection would leave nothing to those that begin.
+    let mut rules = vec![
+        limited(&["new"]).commented("a scan must not cost much"),
+        limited(&["established", "related"]).commented("nor a busy connection"),
+    ];
     for family in Family::BOTH {
         for protocol in Protocol::ALL {
             let key = concat([client(family), server(family), connection_protocol(), server_port()]);

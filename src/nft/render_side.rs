@@ -89,7 +89,7 @@ impl SideRenderer {
             self.write(
                 Content::default(),
                 Column::Class(number),
-                ChainName::Denied,
+                ChainName::SideDenied(self.side),
                 None,
                 draft,
             );
@@ -129,7 +129,7 @@ impl SideRenderer {
     fn target(&self, class: ClassId) -> ChainName {
         let by_default = || self.defaults.get(self.classes.get(&class)?);
         let target = self.targets.get(&class).or_else(by_default);
-        target.copied().unwrap_or(ChainName::Denied)
+        target.copied().unwrap_or(ChainName::SideDenied(self.side))
     }
 
     fn all_targets(&self) -> BTreeMap<ClassId, ChainName> {
@@ -228,7 +228,13 @@ impl SideRenderer {
             };
             let policies = self.local.keys().flat_map(|id| half.default_policies(*id, of_kind));
             let about = About::default(table, peers, policies);
-            let chain = self.write(content, Column::Default(kind), ChainName::Denied, Some(about), draft);
+            let chain = self.write(
+                content,
+                Column::Default(kind),
+                ChainName::SideDenied(self.side),
+                Some(about),
+                draft,
+            );
             self.defaults.insert(kind, chain);
         }
     }
@@ -258,7 +264,11 @@ impl SideRenderer {
             let (Some(number), Some(kind)) = (self.numbers.get(class), self.classes.get(&class)) else {
                 continue;
             };
-            let after = self.defaults.get(kind).copied().unwrap_or(ChainName::Denied);
+            let after = self
+                .defaults
+                .get(kind)
+                .copied()
+                .unwrap_or(ChainName::SideDenied(self.side));
             let of_kind = kind.kind(self.side.family);
             let mut content = Content::default();
             for (group, ports) in half.column(class) {
@@ -315,7 +325,9 @@ impl SideRenderer {
             // Every other address fares alike: no map is needed, and an interval map is best avoided.
             [(_, only)] => (None, *only),
             cells => {
-                let named = cells.iter().filter(|(_, target)| *target != ChainName::Denied);
+                let named = cells
+                    .iter()
+                    .filter(|(_, target)| *target != ChainName::SideDenied(self.side));
                 let elements: Elements = named
                     .map(|(range, target)| (Key::Interval(*range), to(*target)))
                     .collect();
@@ -327,7 +339,7 @@ impl SideRenderer {
                 };
                 draft.set(cidrs(generation), elements);
                 rules.push(Rule::new([verdict_of(lookup(), cidrs(generation))]));
-                (Some(generation), ChainName::Denied)
+                (Some(generation), ChainName::SideDenied(self.side))
             }
         };
         if let Some(before) = before.filter(|before| Some(*before) != generation) {

@@ -288,7 +288,7 @@ fn set_spec(name: SetName) -> SetSpec {
         },
         timeout: dynamic.then_some(RECORD_SECONDS),
         size: dynamic.then_some(RECORD_SIZE),
-        stmt: dynamic.then_some([Counter { counter: () }]),
+        stmt: name.counts().then_some([Counter { counter: () }]),
     }
 }
 

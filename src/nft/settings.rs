@@ -21,15 +21,39 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What a denied packet's sender hears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenyAction {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// A TCP reset, or for any other protocol the ICMP error "administratively prohibited".
+    Reject,
+}
+
+impl fmt::Display for DenyAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DenyAction::Drop => "drop",
+            DenyAction::Reject => "reject",
+        })
+    }
+}
+
 /// How the rules are rendered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `--mode`.
     pub mode: Mode,
+    /// `--deny-action`.
+    pub deny_action: DenyAction,
 }
 
 impl From<Mode> for Settings {
     fn from(mode: Mode) -> Self {
-        Settings { mode }
+        Settings {
+            mode,
+            ..Settings::default()
+        }
     }
 }

@@ -16,6 +16,7 @@ use policy_compiler::ports::{PortRange, Protocol};
 use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
+use super::tracer::{Connection, Packet, SYN, State, Tracer};
 use super::transaction::{Operation, OperationError};
 use super::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
 
@@ -215,7 +216,7 @@ fn an_unrelated_class_changes_no_name() {
              @in4_c1_ports return",
             "add rule inet palisade in4_c1 meta l4proto icmp ct reply ip saddr . ct protocol . ct reply proto-src \
              @in4_c1_ports return",
-            "add rule inet palisade in4_c1 goto denied comment \"policies: shop/a-first\"",
+            "add rule inet palisade in4_c1 goto in4_denied comment \"policies: shop/a-first\"",
             "add element inet palisade in4_peers { 10.0.0.3 : goto in4_c1 }",
         ],
     );
@@ -328,6 +329,117 @@ fn a_node_that_gets_another_address_is_two_pairs() {
             "add element inet palisade exempt4 { 10.0.0.1 . 192.168.0.2, 192.168.0.2 . 10.0.0.1 }",
         ],
     );
+}
+
+/// A packet of a connection from one address to another on a port; without one when `state` says so.
+fn packet(from: &str, to: &str, port: u16, state: State) -> Packet {
+    let (source, destination): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let connection = Connection {
+        client: source,
+        server: destination,
+        protocol: 6,
+        server_port: port,
+    };
+    Packet {
+        sctp_chunk: 0,
+        source,
+        destination,
+        protocol: 6,
+        tcp_flags: SYN,
+        hop_limit: 63,
+        icmp_type: 0,
+        state,
+        connection: (state == State::New).then_some(connection),
+    }
+}
+
+/// The shop in a kernel in memory, with an isolated web as well.
+fn shop_in_memory() -> (Cluster, Ruleset, Fake) {
+    let mut cluster = shop();
+    cluster.add_policy(policy("web", "web", Vec::new()));
+    let ruleset = rendered(&cluster);
+    let kernel = Fake::default();
+    kernel.apply(&replace(&ruleset).unwrap()).unwrap();
+    (cluster, ruleset, kernel)
+}
+
+fn counts(kernel: &Fake) -> Vec<String> {
+    let counts = kernel.counts(IN4).unwrap().expect("a table");
+    counts.iter().map(|c| format!("{} {}", c.address, c.packets)).collect()
+}
+
+#[test]
+fn a_counter_outlives_every_change_that_is_not_of_its_pod() {
+    let (mut cluster, _, kernel) = shop_in_memory();
+    let send = |from: &str, to: &str, port| kernel.send(&packet(from, to, port, State::New)).unwrap().unwrap();
+    assert!(send("10.0.0.2", "10.0.0.1", 5432).accepted);
+    for port in [5433, 5434, 5434] {
+        assert!(!send("10.0.0.2", "10.0.0.1", port).accepted);
+    }
+    assert!(!send("10.0.0.2", "10.0.0.3", 80).accepted);
+    assert!(
+        !kernel
+            .send(&packet("10.0.0.2", "10.0.0.3", 80, State::Invalid))
+            .unwrap()
+            .unwrap()
+            .accepted
+    );
+    assert_eq!(counts(&kernel), ["10.0.0.1 3", "10.0.0.3 2"]);
+    let record: Vec<String> = (kernel.denials().unwrap().expect("a table").iter())
+        .map(|d| format!("{} to {} on {}: {}", d.from, d.to, d.words(), d.packets))
+        .collect();
+    let expected = [
+        "10.0.0.2 to 10.0.0.1 on 5433/TCP: 1",
+        "10.0.0.2 to 10.0.0.1 on 5434/TCP: 2",
+        "10.0.0.2 to 10.0.0.3 on 80/TCP: 1",
+    ];
+    assert_eq!(record, expected, "what has no connection is only counted");
+
+    let mut compiler = Compiler::new(&cluster, Subjects::All);
+    let mut renderer = Renderer::new(compiler.table(), Settings::default());
+    let mut follow = |cluster: &Cluster| {
+        let mut changes = Changes::default();
+        for event in compiler.events_to(cluster) {
+            changes.extend(compiler.apply(event));
+        }
+        let transaction = renderer.follow(compiler.table(), &changes).unwrap();
+        assert!(!transaction.is_empty());
+        kernel.apply(&transaction).unwrap();
+        counts(&kernel)
+    };
+    cluster.add_policy(policy("more", "db", vec![rule(block("192.0.2.0/24"), 1, 1)]));
+    assert_eq!(follow(&cluster), ["10.0.0.1 3", "10.0.0.3 2"]);
+    cluster.add_pod(pod("db", 2, "10.0.0.4"));
+    assert_eq!(follow(&cluster), ["10.0.0.1 3", "10.0.0.3 2", "10.0.0.4 0"]);
+    // The address goes to another pod, which starts from nothing.
+    cluster.pods.remove(&pod("db", 1, "10.0.0.1").name);
+    cluster.add_pod(pod("db", 3, "10.0.0.1"));
+    assert_eq!(follow(&cluster), ["10.0.0.1 0", "10.0.0.3 2", "10.0.0.4 0"]);
+}
+
+#[test]
+fn what_only_audited_policies_judge_is_counted_and_passes() {
+    let (_, mut ruleset, _) = shop_in_memory();
+    let web = Key::Address("10.0.0.3".parse().unwrap());
+    let audited = ruleset.sets.entry(SetName::Audited(IN4)).or_default();
+    audited.insert(web, Element::default());
+    let tracer = Tracer::new(&ruleset);
+    let check = |from: &str, to: &str, state, accepted, counted: &str| {
+        let trace = tracer.trace(&packet(from, to, 80, state)).unwrap();
+        let counted_for: Vec<String> = trace.counted.iter().map(|(_, address)| address.to_string()).collect();
+        assert_eq!(
+            (trace.accepted, counted_for),
+            (accepted, vec![counted.to_owned()]),
+            "{from} to {to}"
+        );
+    };
+    for state in [State::New, State::Invalid, State::Untracked] {
+        check("10.0.0.2", "10.0.0.3", state, true, "10.0.0.3");
+        check("10.0.0.3", "10.0.0.1", state, false, "10.0.0.1");
+    }
+    // The enforced end decides, whichever way the packet goes.
+    check("10.0.0.1", "10.0.0.3", State::Untracked, false, "10.0.0.1");
+    check("10.0.0.1", "10.0.0.3", State::New, true, "10.0.0.3");
 }
 
 #[track_caller]

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payload};
-use nftables::stmt::{Operator, SetOp, Statement};
+use nftables::stmt::{Operator, RejectType, SetOp, Statement};
+use nftables::types::RejectCode;
 
 use super::expressions::{FIRST_CHUNK, name_of_number, protocol_name};
 use super::names::{ChainName, KeyType, SetName, TABLE, TABLE_FAMILY};
@@ -63,10 +64,13 @@ pub(super) fn set_spec(name: SetName) -> String {
     }
     if name.is_dynamic() {
         spec.push_str(&format!(
-            " size {}; flags dynamic,timeout; timeout {}s; counter;",
+            " size {}; flags dynamic,timeout; timeout {}s;",
             super::RECORD_SIZE,
             super::RECORD_SECONDS
         ));
+    }
+    if name.counts() {
+        spec.push_str(" counter;");
     }
     spec
 }
@@ -143,7 +147,22 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
         Statement::Jump(to) => format!("jump {}", to.target),
         Statement::Goto(to) => format!("goto {}", to.target),
         Statement::Counter(_) => "counter".to_owned(),
-        Statement::Limit(l) => format!("limit rate {}/{} burst {} packets", l.rate, l.per.as_deref()?, l.burst?),
+        Statement::Limit(l) => {
+            let over = if l.inv == Some(true) { "over " } else { "" };
+            format!(
+                "limit rate {over}{}/{} burst {} packets",
+                l.rate,
+                l.per.as_deref()?,
+                l.burst?
+            )
+        }
+        Statement::Reject(Some(r)) => match (r._type?, r.expr) {
+            (RejectType::TCPReset, None) => "reject with tcp reset".to_owned(),
+            (RejectType::ICMPX, Some(RejectCode::AdminProhibited)) => {
+                "reject with icmpx type admin-prohibited".to_owned()
+            }
+            _ => return None,
+        },
         Statement::Set(s) if s.op == SetOp::Update => format!("update {} {{ {} }}", s.set, expression(&s.elem)?),
         Statement::VerdictMap(v) => format!("{} vmap {}", expression(&v.key)?, expression(&v.data)?),
         Statement::Match(m) => {

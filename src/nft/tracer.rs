@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use nftables::expr::{BinaryOperation, CTDir, Expression, MetaKey, NamedExpression, Payload};
-use nftables::stmt::{Operator, Statement};
+use nftables::stmt::{Operator, RejectType, Statement};
+use nftables::types::RejectCode;
 use policy_compiler::ports::Protocol;
 use thiserror::Error;
 
@@ -69,10 +70,38 @@ pub struct Connection {
 pub struct Trace {
     /// Whether it passes this table.
     pub accepted: bool,
-    /// Whether it came to the chain `denied` and was not exempt; in audit mode such a packet passes.
+    /// Whether policy denies it, so that it was counted; in audit mode such a packet passes.
     pub denied: bool,
+    /// What its sender hears, when it is not just dropped.
+    pub answer: Option<Answer>,
+    /// The counters that it raised: the set and the pod's address.
+    pub counted: Vec<(SetName, IpAddr)>,
+    /// What the record remembers of it: the set, who, whom, the protocol's number and the port.
+    pub recorded: Vec<Recorded>,
     /// The chains that it went through.
     pub chains: Vec<ChainName>,
+}
+
+/// What the sender of a denied packet hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A TCP reset.
+    Reset,
+    /// The ICMP error "administratively prohibited".
+    Prohibited,
+}
+
+/// An entry of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Recorded {
+    /// Who opened the connection.
+    pub from: IpAddr,
+    /// Whom it was to reach.
+    pub to: IpAddr,
+    /// The protocol, by number.
+    pub protocol: u8,
+    /// The destination's port, of protocols that have ports.
+    pub port: Option<u16>,
 }
 
 /// Why a packet could not be walked through a ruleset.
@@ -148,6 +177,9 @@ impl<'a> Tracer<'a> {
         let mut trace = Trace {
             accepted: true,
             denied: false,
+            answer: None,
+            counted: Vec::new(),
+            recorded: Vec::new(),
             chains: Vec::new(),
         };
         // What falls off the base chain meets its policy: accept.
@@ -239,18 +271,35 @@ impl Walk<'_> {
             Statement::Return(_) => Flow::Verdict(Verdict::Return),
             Statement::Jump(to) => Flow::Jump(self.tracer.chain_name(&to.target)?),
             Statement::Goto(to) => Flow::Goto(self.tracer.chain_name(&to.target)?),
-            Statement::Counter(_) => {
-                trace.denied |= chain == ChainName::Denied;
-                Flow::Next
-            }
+            Statement::Counter(_) => Flow::Next,
+            // No rate is ever exceeded here.
+            Statement::Limit(limit) if limit.inv == Some(true) => Flow::NoMatch,
             Statement::Limit(_) => Flow::Next,
+            Statement::Reject(Some(reject)) => {
+                trace.answer = match (reject._type, reject.expr) {
+                    (Some(RejectType::TCPReset), None) if self.packet.protocol == number_of(Protocol::Tcp) => {
+                        Some(Answer::Reset)
+                    }
+                    (Some(RejectType::TCPReset), None) => {
+                        return Err(TraceError::Invalid(format!("{chain} resets what is no TCP")));
+                    }
+                    (Some(RejectType::ICMPX), Some(RejectCode::AdminProhibited)) => Some(Answer::Prohibited),
+                    _ => return Err(TraceError::Unknown(format!("{reject:?}"))),
+                };
+                Flow::Verdict(Verdict::Drop)
+            }
             Statement::Set(update) => {
                 let set = self.tracer.set_name(update.set.trim_start_matches('@'))?;
                 if !set.is_dynamic() {
                     return Err(TraceError::Invalid(format!("a rule updates {set}")));
                 }
-                self.value(&update.elem, protocol_known)?
-                    .map_or(Flow::NoMatch, |_| Flow::Next)
+                match self.value(&update.elem, protocol_known)? {
+                    Some(key) => {
+                        trace.recorded.push(recorded(set, &key)?);
+                        Flow::Next
+                    }
+                    None => Flow::NoMatch,
+                }
             }
             Statement::VerdictMap(map) => {
                 let Some(key) = self.value(&map.key, protocol_known)? else {
@@ -268,6 +317,12 @@ impl Walk<'_> {
                     return Ok(Flow::NoMatch);
                 };
                 if self.matches(&left, &m.op, &m.right)? {
+                    if let (Some(set @ SetName::Counters(_)), Value::Address(address)) = (self.set_of(&m.right), &left)
+                        && m.op == Operator::EQ
+                    {
+                        trace.counted.push((set, *address));
+                        trace.denied = true;
+                    }
                     Flow::Next
                 } else {
                     Flow::NoMatch
@@ -354,12 +409,15 @@ impl Walk<'_> {
     fn matches(&self, left: &Value, op: &Operator, right: &Expression<'static>) -> Result<bool, TraceError> {
         let unknown = || TraceError::Unknown(format!("{left:?} {op:?} {right:?}"));
         match (op, right) {
-            (Operator::EQ, Expression::String(text)) if text.starts_with('@') => {
+            (Operator::EQ | Operator::NEQ, Expression::String(text)) if text.starts_with('@') => {
                 let name = self.tracer.set_reference(right)?;
                 if name.is_map() {
                     return Err(TraceError::Invalid(format!("{name} is a map, not a set")));
                 }
-                Ok(self.look_up(name, left)?.is_some())
+                if *op == Operator::NEQ && name.counts() {
+                    return Err(TraceError::Invalid(format!("{name} counts what is to be in it")));
+                }
+                Ok(self.look_up(name, left)?.is_some() == (*op == Operator::EQ))
             }
             (Operator::EQ, Expression::Range(range)) => {
                 match (left, constant(&range.range[0]), constant(&range.range[1])) {
@@ -384,6 +442,11 @@ impl Walk<'_> {
             },
             _ => Err(unknown()),
         }
+    }
+
+    /// The set that an expression refers to, if it does.
+    fn set_of(&self, expression: &Expression<'static>) -> Option<SetName> {
+        self.tracer.set_reference(expression).ok()
     }
 
     /// The element of a key, if any, with the chain that it goes to, if any.
@@ -424,6 +487,37 @@ pub fn number_of(protocol: Protocol) -> u8 {
     }
 }
 
+fn recorded(set: SetName, key: &Value) -> Result<Recorded, TraceError> {
+    let wrong = || wrong_type(set, key);
+    let Value::Concat(parts) = key else { return Err(wrong()) };
+    let (from, to, protocol, port) = match (set.key_type(), parts.as_slice()) {
+        (
+            KeyType::Connection,
+            [
+                Value::Address(from),
+                Value::Address(to),
+                Value::Number(protocol),
+                Value::Number(port),
+            ],
+        ) => (from, to, protocol, Some(u16::try_from(*port).map_err(|_| wrong())?)),
+        (KeyType::ConnectionOther, [Value::Address(from), Value::Address(to), Value::Number(protocol)]) => {
+            (from, to, protocol, None)
+        }
+        _ => return Err(wrong()),
+    };
+    let ours = |address: &IpAddr| Family::of(*address) == set.family();
+    let protocol = u8::try_from(*protocol).map_err(|_| wrong())?;
+    match ours(from) && ours(to) {
+        true => Ok(Recorded {
+            from: *from,
+            to: *to,
+            protocol,
+            port,
+        }),
+        false => Err(wrong()),
+    }
+}
+
 fn wrong_type(name: SetName, value: &Value) -> TraceError {
     TraceError::Invalid(format!("{value:?} is looked up in {name}, whose type is another"))
 }
@@ -442,6 +536,8 @@ fn state_constant(expression: &Expression<'static>) -> Option<u64> {
     match expression {
         Expression::String(text) => match &**text {
             "invalid" => Some(state_bit(State::Invalid)),
+            "established" => Some(state_bit(State::Established)),
+            "related" => Some(state_bit(State::Related)),
             "new" => Some(state_bit(State::New)),
             "untracked" => Some(state_bit(State::Untracked)),
             _ => None,

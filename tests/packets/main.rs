@@ -9,6 +9,7 @@ mod connections;
 mod crowded;
 mod cutoff;
 mod damage;
+mod denials;
 mod faults;
 mod flood;
 mod large;
@@ -183,6 +184,28 @@ fn main() -> ExitCode {
             }),
             ("a_full_connection_table_lets_nothing_pass", || {
                 failed(crowded::a_full_connection_table_lets_nothing_pass())
+            }),
+            ("counters_are_exact_and_the_record_is_a_sample", || {
+                failed(denials::counters_are_exact_and_the_record_is_a_sample())
+            }),
+            ("a_scan_of_all_ports_stays_bounded", || {
+                failed(denials::a_scan_of_all_ports_stays_bounded())
+            }),
+            ("entries_age", || failed(denials::entries_age())),
+            ("audit_records_what_enforcing_does", || {
+                failed(denials::audit_records_what_enforcing_does())
+            }),
+            ("a_rejected_sender_hears_of_it", || {
+                failed(denials::a_rejected_sender_hears_of_it())
+            }),
+            ("a_revoked_connection_is_reset", || {
+                failed(denials::a_revoked_connection_is_reset())
+            }),
+            ("the_command_tells_who_and_why", || {
+                failed(denials::the_command_tells_who_and_why())
+            }),
+            ("the_agent_counts_and_rejects", || {
+                failed(denials::the_agent_counts_and_rejects())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())

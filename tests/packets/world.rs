@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{Kernel, Mode, Nft};
+use palisade::nft::{Kernel, KernelError, Nft, Settings};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
@@ -24,14 +24,20 @@ pub(crate) struct World {
 
 impl World {
     /// Builds a completed cluster. The enforcers are told of `cluster`, which may know less than what is staged.
-    pub(crate) fn stage(staged: &Cluster, cluster: Cluster, options: &Options, mode: Mode) -> Result<World> {
+    pub(crate) fn stage(
+        staged: &Cluster,
+        cluster: Cluster,
+        options: &Options,
+        settings: impl Into<Settings>,
+    ) -> Result<World> {
+        let settings = settings.into();
         let sandbox = Sandbox::build(staged, options)?;
         let nft = Nft {
             program: program("nft")?.into(),
             ..Nft::default()
         };
         let enforcers = (staged.nodes.keys())
-            .map(|node| (node.clone(), Enforcer::new(node.clone(), mode, nft.clone())))
+            .map(|node| (node.clone(), Enforcer::new(node.clone(), settings, nft.clone())))
             .collect();
         Ok(World {
             sandbox,
@@ -41,17 +47,17 @@ impl World {
     }
 
     /// Builds a cluster from manifests, without the policies among them.
-    pub(crate) fn of(text: &str, mode: Mode) -> Result<World> {
-        World::wired(text, mode, &Options::default())
+    pub(crate) fn of(text: &str, settings: impl Into<Settings>) -> Result<World> {
+        World::wired(text, settings, &Options::default())
     }
 
     /// The same, wired otherwise.
-    pub(crate) fn wired(text: &str, mode: Mode, options: &Options) -> Result<World> {
+    pub(crate) fn wired(text: &str, settings: impl Into<Settings>, options: &Options) -> Result<World> {
         let mut cluster = manifests::parse("cluster.yaml", text)
             .map_err(|e| e.to_string())?
             .cluster;
         assign_addresses(&mut cluster)?;
-        World::stage(&cluster.clone(), cluster, options, mode)
+        World::stage(&cluster.clone(), cluster, options, settings)
     }
 
     /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
@@ -131,6 +137,18 @@ impl World {
             }
         }
         Ok(None)
+    }
+
+    /// What a node's kernel says, by the agent's own reader.
+    pub(crate) fn kernel<T>(&self, name: &str, ask: impl FnOnce(&Nft) -> Result<T, KernelError> + Send) -> Result<T>
+    where
+        T: Send,
+    {
+        let kernel = Nft {
+            program: program("nft")?.into(),
+            ..Nft::default()
+        };
+        Ok(self.netns(&node(name))?.run(|| ask(&kernel))??)
     }
 
     /// The namespace of a place.

@@ -1,0 +1,228 @@
+//! What was denied on this node, told: the kernel's counters become metrics of each pod, and its record becomes log lines, a
+//! few a minute, with the reason from the reference evaluator.
+//!
+//! The counters are read every few seconds and not when somebody scrapes: each listing is a start of nft. The record is
+//! read only when a counter has moved.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use policy_compiler::cluster::{Cluster, Endpoint, PodName};
+use policy_compiler::evaluate::Evaluator;
+use policy_compiler::labels::Name;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::metrics::{ByPod, Metrics};
+use crate::nft::names::{Family, Side};
+use crate::nft::{Denial, Kernel, KernelError, Mode};
+
+/// How often the counters are read.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Reading takes at most one part in so many of the time.
+const SHARE: u32 = 20;
+
+/// For so long a connection that was logged is not logged again.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// At most so many are logged in that time; then one line says how many more there were.
+const LINES: usize = 20;
+
+/// What is remembered from one look to the next; bounded by the node's pods and the size of the record.
+#[derive(Debug, Default)]
+pub struct Denials {
+    look_at: Option<Instant>,
+    /// The kernel's counters as they were last read. They begin anew when the table is replaced; ours do not.
+    counted: BTreeMap<(Side, IpAddr, PodName), u64>,
+    /// The packets of each entry of the record.
+    recorded: BTreeMap<(IpAddr, IpAddr, String), u64>,
+    /// The pods that have series.
+    told: BTreeSet<PodName>,
+    log: Log,
+}
+
+/// Who tried to reach whom, on which port: workloads, pods without one, nodes and addresses.
+type Class = (String, String, String);
+
+/// Lines of the last minute.
+#[derive(Debug, Default)]
+struct Log {
+    since: Option<Instant>,
+    logged: BTreeSet<Class>,
+    more: BTreeSet<Class>,
+}
+
+/// Something that was denied since the last look.
+struct News {
+    packets: u64,
+    from: Endpoint,
+    to: Endpoint,
+    denial: Denial,
+}
+
+impl Denials {
+    /// Reads the kernel when it is time to; cheap otherwise.
+    pub fn look<K: Kernel>(&mut self, kernel: &K, node: &Name, cluster: &Cluster, mode: Mode, metrics: &Metrics) {
+        let start = Instant::now();
+        if self.look_at.is_some_and(|at| start < at) {
+            return;
+        }
+        if let Err(error) = self.read(kernel, node, cluster, mode, metrics) {
+            // Whoever looks after the table says what is wrong with nft; a count is only late.
+            debug!("the counters of denied packets cannot be read: {error}");
+        }
+        self.look_at = Some(Instant::now() + LOOK_EVERY.max(start.elapsed().saturating_mul(SHARE)));
+    }
+
+    fn read<K: Kernel>(
+        &mut self,
+        kernel: &K,
+        node: &Name,
+        cluster: &Cluster,
+        mode: Mode,
+        metrics: &Metrics,
+    ) -> Result<(), KernelError> {
+        let local = local(node, cluster);
+        self.forget(&local, metrics);
+        let mut moved = false;
+        for side in Side::all().filter(|side| local.keys().any(|a| Family::of(*a) == side.family)) {
+            for count in kernel.counts(side)?.unwrap_or_default() {
+                let Some(pod) = local.get(&count.address) else { continue };
+                let before = self
+                    .counted
+                    .insert((side, count.address, (*pod).clone()), count.packets);
+                let new = increase(before, count.packets);
+                moved |= new > 0;
+                self.told.insert((*pod).clone());
+                metrics
+                    .denied_packets
+                    .get_or_create(&ByPod::new(pod, side.direction))
+                    .inc_by(new);
+            }
+        }
+        let now = Instant::now();
+        self.log.turn(now);
+        if moved && let Some(record) = kernel.denials()? {
+            let evaluator = Evaluator::new(cluster);
+            for news in self.news(record, &evaluator) {
+                self.log.line(&news, &evaluator, mode, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the series of pods that are gone.
+    fn forget(&mut self, local: &BTreeMap<IpAddr, &PodName>, metrics: &Metrics) {
+        let pods: BTreeSet<&PodName> = local.values().copied().collect();
+        self.counted
+            .retain(|(_, address, pod), _| local.get(address).is_some_and(|now| *now == pod));
+        self.told.retain(|pod| {
+            let stays = pods.contains(pod);
+            if !stays {
+                for labels in ByPod::both(pod) {
+                    metrics.denied_packets.remove(&labels);
+                }
+            }
+            stays
+        });
+    }
+
+    /// What is new in the record, the longest ago first.
+    fn news(&mut self, record: Vec<Denial>, evaluator: &Evaluator<'_>) -> Vec<News> {
+        let mut recorded = BTreeMap::new();
+        let mut news = Vec::new();
+        for denial in record {
+            let key = (denial.from, denial.to, denial.words());
+            let packets = increase(self.recorded.get(&key).copied(), denial.packets);
+            recorded.insert(key, denial.packets);
+            if packets > 0 {
+                news.push(News {
+                    packets,
+                    from: evaluator.addresses().endpoint(denial.from),
+                    to: evaluator.addresses().endpoint(denial.to),
+                    denial,
+                });
+            }
+        }
+        self.recorded = recorded;
+        news.sort_by(|a, b| b.denial.ago.cmp(&a.denial.ago).then_with(|| a.denial.cmp(&b.denial)));
+        news
+    }
+}
+
+impl Log {
+    /// Ends a minute, and says what it has kept to itself.
+    fn turn(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.duration_since(since) < QUIET) {
+            return;
+        }
+        if !self.more.is_empty() {
+            info!(
+                "and {} more sorts of denied connections in the last minute: `palisade denied` shows all",
+                self.more.len()
+            );
+        }
+        *self = Log::default();
+    }
+
+    fn line(&mut self, news: &News, evaluator: &Evaluator<'_>, mode: Mode, now: Instant) {
+        let (from, to) = (title(&news.from, evaluator), title(&news.to, evaluator));
+        let class = (from, to, news.denial.words());
+        if self.logged.contains(&class) {
+            return;
+        }
+        if self.logged.len() >= LINES {
+            self.more.insert(class);
+            return;
+        }
+        self.since.get_or_insert(now);
+        let decision = evaluator.decide(&news.from, &news.to, news.denial.traffic());
+        let reason = match decision.allowed {
+            // Policy has changed since, or the packet belonged to no connection that is known.
+            true => "allowed by now".to_owned(),
+            false => decision.to_string(),
+        };
+        let word = match mode {
+            Mode::Enforce => "denied",
+            Mode::Audit => "would be denied",
+        };
+        info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, reason, "{word}");
+        self.logged.insert(class);
+    }
+}
+
+/// The addresses of this node's pods.
+fn local<'a>(node: &Name, cluster: &'a Cluster) -> BTreeMap<IpAddr, &'a PodName> {
+    let here = |pod: &&std::sync::Arc<policy_compiler::cluster::Pod>| {
+        pod.node.as_ref() == Some(node) && !pod.host_network && !pod.ended
+    };
+    let pods = cluster.pods.values().filter(here);
+    pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, &pod.name)))
+        .collect()
+}
+
+/// By how much a counter has risen; one that is lower than it was has begun anew.
+fn increase(before: Option<u64>, now: u64) -> u64 {
+    match before {
+        Some(before) if before <= now => now - before,
+        _ => now,
+    }
+}
+
+fn title(end: &Endpoint, evaluator: &Evaluator<'_>) -> String {
+    match end {
+        Endpoint::Pod(pod, _) => match &pod.workload {
+            Some(workload) => format!("{}/{}/{}", pod.name.namespace, workload.kind, workload.name),
+            None => pod.name.to_string(),
+        },
+        Endpoint::Address(address) => match evaluator.addresses().node(end) {
+            Some(node) => format!("node/{node}"),
+            None => address.to_string(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
