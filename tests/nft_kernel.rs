@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use palisade::nft::{Kernel, KernelError, Nft, Renderer, Ruleset, Settings, Transaction, render, replace};
-use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
 use policy_compiler::changes::Changes;
+use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
 use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{
@@ -153,9 +153,7 @@ fn shop() -> Cluster {
 
 #[test]
 fn an_empty_cluster_loads() {
-    in_namespace("an_empty_cluster_loads", || {
-        check_loads(&rendered(&Cluster::default()))
-    });
+    in_namespace("an_empty_cluster_loads", || check_loads(&rendered(&Cluster::default())));
 }
 
 #[test]

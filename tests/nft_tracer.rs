@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use palisade::nft::fake::Fake;
-use palisade::nft::tracer::{ACK, Connection, Packet, SYN, State, Tracer, number_of};
 use palisade::nft::listing::Listing;
 use palisade::nft::names::Side;
+use palisade::nft::tracer::{ACK, Connection, Packet, SYN, State, Tracer, number_of};
 use palisade::nft::{Kernel, Mode, Renderer, Ruleset, Settings, Transaction, render, replace};
-use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::changes::Changes;
+use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Event, Subjects, compile};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::policy::Direction;
@@ -159,7 +159,10 @@ fn canonical(ruleset: &Ruleset) -> Listing {
         let mut met = 0;
         for column in columns {
             let leads = listing.sets.get(&format!("{column}_ranges")).into_iter().flatten();
-            for name in leads.flat_map(|text| words(text)).filter_map(|word| numbered(word, &ranges)) {
+            for name in leads
+                .flat_map(|text| words(text))
+                .filter_map(|word| numbered(word, &ranges))
+            {
                 names.entry(name).or_insert_with(|| {
                     met += 1;
                     format!("{side}_ranges{met:03}")
@@ -175,12 +178,18 @@ fn canonical(ruleset: &Ruleset) -> Listing {
             let (column, extent) = word.rsplit_once('_')?;
             Some(format!("{}_{extent}", names.get(column)?))
         };
-        names.get(word).cloned().or_else(of_column).unwrap_or_else(|| word.to_owned())
+        names
+            .get(word)
+            .cloned()
+            .or_else(of_column)
+            .unwrap_or_else(|| word.to_owned())
     };
     let rename = |text: &String| -> String {
         let pieces = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let piece = |piece: &str| {
-            let end = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_').len();
+            let end = piece
+                .trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .len();
             word(&piece[..end]) + &piece[end..]
         };
         pieces.map(piece).collect()
@@ -189,8 +198,12 @@ fn canonical(ruleset: &Ruleset) -> Listing {
     let sets = listing.sets.iter();
     Listing {
         flagged: listing.flagged,
-        chains: chains.map(|(name, rules)| (rename(name), rules.iter().map(rename).collect())).collect(),
-        sets: sets.map(|(name, elements)| (rename(name), elements.iter().map(rename).collect())).collect(),
+        chains: chains
+            .map(|(name, rules)| (rename(name), rules.iter().map(rename).collect()))
+            .collect(),
+        sets: sets
+            .map(|(name, elements)| (rename(name), elements.iter().map(rename).collect()))
+            .collect(),
     }
 }
 
@@ -215,7 +228,14 @@ impl World {
         let renderer = Renderer::new(compiler.table(), settings);
         let kernel = Fake::default();
         kernel.apply(&replace(renderer.ruleset()).unwrap()).unwrap();
-        let world = World { cluster, subjects, settings, compiler, renderer, kernel };
+        let world = World {
+            cluster,
+            subjects,
+            settings,
+            compiler,
+            renderer,
+            kernel,
+        };
         world.trace()?;
         Ok(world)
     }
@@ -245,13 +265,24 @@ impl World {
             }
         }
         let said = || format!("{events:?}\n{transaction}");
-        self.kernel.apply(&transaction).map_err(|e| TestCaseError::fail(format!("{e}\n{}", said())))?;
+        self.kernel
+            .apply(&transaction)
+            .map_err(|e| TestCaseError::fail(format!("{e}\n{}", said())))?;
         self.cluster = cluster;
         let content = self.kernel.content().unwrap();
-        prop_assert!(content == *self.renderer.ruleset(), "{}\n{}\n{}", said(), content, self.renderer.ruleset());
+        prop_assert!(
+            content == *self.renderer.ruleset(),
+            "{}\n{}\n{}",
+            said(),
+            content,
+            self.renderer.ruleset()
+        );
         let scratch = render(&compile(&self.cluster, &self.subjects), self.settings);
         prop_assert_eq!(canonical(&content), canonical(&scratch), "{}", said());
-        let again = self.renderer.follow(self.compiler.table(), &Changes::default()).unwrap();
+        let again = self
+            .renderer
+            .follow(self.compiler.table(), &Changes::default())
+            .unwrap();
         prop_assert!(again.is_empty(), "nothing changed, and yet {}", again);
         Ok(())
     }

@@ -198,12 +198,17 @@ impl Compiler {
         let gone = gone.map(|(tier, name)| (tier, name.clone()));
         let gone = gone.filter(|key| !cluster.policies.contains_key(key));
         events.extend(gone.map(|(tier, name)| Event::PolicyGone(tier, name)));
-        let gone = population.namespaces().filter(|(name, _)| !cluster.namespaces.contains_key(*name));
+        let gone = population
+            .namespaces()
+            .filter(|(name, _)| !cluster.namespaces.contains_key(*name));
         events.extend(gone.map(|(name, _)| Event::NamespaceGone(name.clone())));
         let gone = self.nodes.keys().filter(|name| !cluster.nodes.contains_key(*name));
         events.extend(gone.cloned().map(Event::NodeGone));
 
-        let nodes = cluster.nodes.values().filter(|node| self.nodes.get(&node.name) != Some(node));
+        let nodes = cluster
+            .nodes
+            .values()
+            .filter(|node| self.nodes.get(&node.name) != Some(node));
         events.extend(nodes.cloned().map(Event::Node));
         let known: FxHashMap<&Name, &Labels> = population.namespaces().collect();
         let namespaces = cluster.namespaces.values();

@@ -231,7 +231,12 @@ fn node_addresses() -> impl Strategy<Value = [Vec<&'static str>; 2]> {
 /// A random cluster.
 pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
     let namespaces = (labels(), labels());
-    let parts = (namespaces, node_addresses(), vec(pod(), 0..=9), vec(policy(tiers), 0..=6));
+    let parts = (
+        namespaces,
+        node_addresses(),
+        vec(pod(), 0..=9),
+        vec(policy(tiers), 0..=6),
+    );
     parts.prop_map(|((x, y), nodes, pods, policies)| {
         let mut cluster = Cluster::default();
         cluster.add_namespace(Namespace::new("x", x));

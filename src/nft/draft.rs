@@ -88,10 +88,13 @@ impl<'a> Draft<'a> {
         };
         let gone = before.keys().filter(|key| !elements.contains_key(key)).copied();
         let gone: Vec<Key> = gone.collect();
-        let come = elements.into_iter().filter(|(key, element)| before.get(key) != Some(element));
+        let come = elements
+            .into_iter()
+            .filter(|(key, element)| before.get(key) != Some(element));
         let come: Vec<(Key, Element)> = come.collect();
         gone.into_iter().for_each(|key| self.element(name, key, None));
-        come.into_iter().for_each(|(key, element)| self.element(name, key, Some(element)));
+        come.into_iter()
+            .for_each(|(key, element)| self.element(name, key, Some(element)));
     }
 
     /// Makes a set consist of these elements; without any it goes.
@@ -122,8 +125,16 @@ impl<'a> Draft<'a> {
     /// What leads the kernel from the former ruleset to the one that is there now.
     pub(super) fn transaction(self) -> Result<Transaction, OperationError> {
         let mut transaction = Transaction::default();
-        let chains = self.chains.new.iter().filter_map(|name| self.ruleset.chains.get_key_value(name));
-        let sets = self.sets.new.iter().filter_map(|name| self.ruleset.sets.get_key_value(name));
+        let chains = self
+            .chains
+            .new
+            .iter()
+            .filter_map(|name| self.ruleset.chains.get_key_value(name));
+        let sets = self
+            .sets
+            .new
+            .iter()
+            .filter_map(|name| self.ruleset.sets.get_key_value(name));
         additions(chains.collect(), sets.collect(), &mut transaction)?;
         if self.sets.new.iter().any(|name| name.key_type() == KeyType::Interval) {
             transaction.next_step();

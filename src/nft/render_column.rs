@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use policy_compiler::ports::{PortRange, PortSet, Protocol};
 
+use super::draft::Draft;
 use super::expressions::{
     back, concat, connection_protocol, goto, icmp_number, is_in, not_of_connection, of_connection, packet_protocol,
     protocol_number, server_port, server_port_in, subject, verdict_of,
 };
 use super::names::{ChainName, Column, Extent, SetName, Side};
-use super::draft::Draft;
 use super::numbering::RangeChains;
 use super::render_words::About;
 use super::ruleset::{Element, Elements, Key, Rule};
@@ -101,7 +101,10 @@ impl Content {
                 ]));
             }
         }
-        let ports = self.ports.into_iter().map(|(a, protocol, port)| Key::Port(a, protocol, port));
+        let ports = self
+            .ports
+            .into_iter()
+            .map(|(a, protocol, port)| Key::Port(a, protocol, port));
         draft.set_or_none(set(Extent::Ports), ports.map(|key| (key, Element::default())).collect());
 
         if !self.other.is_empty() {

@@ -76,12 +76,23 @@ impl SideRenderer {
         }
         let touched = match changes {
             Some(changes) => changes.classes.clone(),
-            None => self.classes.keys().copied().chain(half.classes().map(|(id, _)| id)).collect(),
+            None => self
+                .classes
+                .keys()
+                .copied()
+                .chain(half.classes().map(|(id, _)| id))
+                .collect(),
         };
         let freed = self.number(half, &touched, changes, draft);
         self.write_classes(table, half, &touched, &groups, &defaults, draft);
         for number in freed {
-            self.write(Content::default(), Column::Class(number), ChainName::Denied, None, draft);
+            self.write(
+                Content::default(),
+                Column::Class(number),
+                ChainName::Denied,
+                None,
+                draft,
+            );
         }
         for chain in self.ranges.drop_unused() {
             draft.chain(chain, Vec::new());
@@ -171,7 +182,8 @@ impl SideRenderer {
             Some(changes) if !changes.cells => Vec::new(),
             _ => {
                 let cells = half.cells();
-                self.ours(cells.iter().map(|cell| (cell.range.first, cell.class))).collect()
+                self.ours(cells.iter().map(|cell| (cell.range.first, cell.class)))
+                    .collect()
             }
         };
         // In the order of their first address, so that the compiler's own numbers do not show.
@@ -185,8 +197,13 @@ impl SideRenderer {
             let element = gotos?.get(&Key::Address(*address))?;
             Some((*class, element.goto?))
         });
-        let of_cells = cells.iter().filter_map(|(first, class)| Some((*class, self.cell_target(*first)?)));
-        let claims: Vec<(ClassId, ChainName)> = of_peers.chain(of_cells).filter(|(class, _)| new.contains(class)).collect();
+        let of_cells = cells
+            .iter()
+            .filter_map(|(first, class)| Some((*class, self.cell_target(*first)?)));
+        let claims: Vec<(ClassId, ChainName)> = of_peers
+            .chain(of_cells)
+            .filter(|(class, _)| new.contains(class))
+            .collect();
         self.numbers.give(&ordered, claims.into_iter(), &mut freed);
         freed
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use policy_compiler::cells::AddressRange;
-use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Workload};
 use policy_compiler::changes::Changes;
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Workload};
 use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
+pub use self::origin::Origin;
 use crate::cells::{self, BlockCell};
 use crate::changes::HalfChanges;
 use crate::policy::{Direction, Peer, Tier};
 use crate::population::Declared;
 use crate::ports::PortSet;
 use crate::rules::{PortName, Prepared, Resolved, Sets};
-pub use self::origin::Origin;
 use crate::table::{Cell, Class, ClassId, Group, GroupId, Kind, PodIndex};
 
 type SignatureId = u32;

@@ -67,7 +67,10 @@ impl Half {
         }
         let groups = self.groups.iter().map(|(_, group)| group);
         let rows = groups.flat_map(|g| g.defaults.iter().copied().chain(g.names.iter().map(|(_, set)| *set)));
-        let columns = self.classes.iter().flat_map(|(_, class)| class.column.iter().map(|(_, set)| *set));
+        let columns = self
+            .classes
+            .iter()
+            .flat_map(|(_, class)| class.column.iter().map(|(_, set)| *set));
         let rules = self.usages.values().flat_map(|u| u.rules.iter().map(|rule| rule.fixed));
         let by_term = self.terms.iter().map(|(_, term)| &term.contributions);
         let contributions = by_term.chain(&self.by_kind).flat_map(|c| c.values()).flatten();
