@@ -310,3 +310,6 @@ impl Here {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
