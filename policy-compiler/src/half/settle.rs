@@ -221,7 +221,10 @@ mod tests {
             compiler.apply(Event::Policy(Arc::new(policy(number))));
             most = most.max(compiler.table().ingress.sets.size());
         }
-        assert!((1_000..5_000).contains(&most), "{most} sets and unions were remembered at once");
+        assert!(
+            (1_000..5_000).contains(&most),
+            "{most} sets and unions were remembered at once"
+        );
         cluster.add_policy(policy(20_000));
         let scratch = compile(&cluster, &Subjects::All);
         let db = |table: &crate::table::Table| {

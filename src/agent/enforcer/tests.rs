@@ -47,7 +47,9 @@ impl Witness {
     fn replaced(&self) -> bool {
         let tried = self.tried.borrow();
         let operations = tried.iter().next_back().into_iter().flat_map(|t| t.steps().flatten());
-        operations.into_iter().any(|operation| *operation == Operation::DeleteTable)
+        operations
+            .into_iter()
+            .any(|operation| *operation == Operation::DeleteTable)
     }
 }
 
