@@ -56,7 +56,12 @@ impl Sets {
     /// Whether so much is remembered that most of it may be of no use; looking is then paid for by what was worked out since.
     pub(crate) fn is_full(&self) -> bool {
         const ROOM: usize = 4096;
-        self.sets.len() + self.unions.len() + self.by_rule.len() > ROOM + 8 * self.in_use
+        self.size() > ROOM + 8 * self.in_use
+    }
+
+    /// How much is remembered.
+    pub(crate) fn size(&self) -> usize {
+        self.sets.len() + self.unions.len() + self.by_rule.len()
     }
 
     /// Forgets every set but these, and all that was worked out. Those that stay keep their numbers.

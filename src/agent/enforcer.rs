@@ -343,3 +343,6 @@ impl Here {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

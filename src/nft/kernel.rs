@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -144,9 +145,15 @@ impl Nft {
             // When nft gives up early the pipe breaks; its complaint says why.
             stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))
         });
-        let stdout = reader(child.0.stdout.take());
-        let stderr = reader(child.0.stderr.take());
-        let status = child.wait(self.timeout)?;
+        let (ending, ended) = mpsc::channel();
+        let stdout = reader(child.0.stdout.take(), ending.clone());
+        let stderr = reader(child.0.stderr.take(), ending);
+        let deadline = Instant::now() + self.timeout;
+        // It closes both when it ends: no time is lost between two looks whether it has.
+        for _ in 0..2 {
+            let _ = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+        let status = child.wait(deadline, self.timeout)?;
         let _ = writer.join();
         Ok(Output {
             status,
@@ -241,9 +248,8 @@ struct Output {
 struct KilledOnDrop(Child);
 
 impl KilledOnDrop {
-    fn wait(&mut self, timeout: Duration) -> Result<ExitStatus, KernelError> {
-        let deadline = Instant::now() + timeout;
-        let mut pause = Duration::from_micros(200);
+    fn wait(&mut self, deadline: Instant, timeout: Duration) -> Result<ExitStatus, KernelError> {
+        let mut pause = Duration::from_micros(50);
         loop {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
@@ -265,13 +271,15 @@ impl Drop for KilledOnDrop {
     }
 }
 
-fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+/// Reads a pipe to its end, and then says so.
+fn reader(pipe: Option<impl Read + Send + 'static>, ending: mpsc::Sender<()>) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
             // What was read before an error is still worth showing.
             let _ = pipe.read_to_end(&mut bytes);
         }
+        let _ = ending.send(());
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }

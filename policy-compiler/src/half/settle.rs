@@ -160,3 +160,77 @@ impl Half {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "literals in tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::cluster::{Cluster, Pod, PodName};
+    use crate::compile::{Compiler, Event, Subjects, compile};
+    use crate::labels::{Labels, Selector};
+    use crate::policy::{
+        Action, Direction, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
+    };
+    use crate::ports::{PortRange, Protocol};
+
+    fn pod(app: &str, address: &str) -> Pod {
+        Pod {
+            name: PodName {
+                namespace: "shop".into(),
+                name: app.into(),
+            },
+            labels: Labels::default().with("app", app),
+            addresses: vec![address.parse().unwrap()],
+            ..Pod::default()
+        }
+    }
+
+    /// The database may be reached from the API on one port, and from everywhere on another.
+    fn policy(number: u16) -> Policy {
+        let selection = |app: &str| PodSelection {
+            namespaces: NamespaceScope::Named("shop".into()),
+            pods: Selector::labels([("app", app)]),
+        };
+        let rule = |peers, port| Rule {
+            action: Action::Accept,
+            peers,
+            ports: Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange::one(port))]),
+        };
+        let api = Peers::Listed(vec![Peer::Pods(selection("api"))]);
+        Policy {
+            name: PolicyName {
+                namespace: Some("shop".into()),
+                name: "db".into(),
+            },
+            tier: Tier::NetworkPolicy,
+            subject: selection("db"),
+            ingress: Some(vec![rule(api, number), rule(Peers::All, number + 20_000)]),
+            egress: None,
+        }
+    }
+
+    #[test]
+    fn port_sets_that_nobody_has_are_forgotten() {
+        let mut cluster = Cluster::default();
+        cluster.add_pod(pod("db", "10.0.0.1"));
+        cluster.add_pod(pod("api", "10.0.0.2"));
+        let mut compiler = Compiler::new(&cluster, Subjects::All);
+        let mut most = 0;
+        for number in 1..=20_000 {
+            compiler.apply(Event::Policy(Arc::new(policy(number))));
+            most = most.max(compiler.table().ingress.sets.size());
+        }
+        assert!(
+            (1_000..5_000).contains(&most),
+            "{most} sets and unions were remembered at once"
+        );
+        cluster.add_policy(policy(20_000));
+        let scratch = compile(&cluster, &Subjects::All);
+        let db = |table: &crate::table::Table| {
+            let name = pod("db", "10.0.0.1").name;
+            table.allow_set(table.pod_index(&name).unwrap(), Direction::Ingress)
+        };
+        assert_eq!(db(compiler.table()), db(&scratch));
+    }
+}
