@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use policy_compiler::cluster::{Cluster, Endpoint, PodName};
+use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::labels::Name;
 use tokio::time::Instant;
@@ -195,9 +196,7 @@ impl Log {
 
 /// The addresses of this node's pods.
 fn local<'a>(node: &Name, cluster: &'a Cluster) -> BTreeMap<IpAddr, &'a PodName> {
-    let here = |pod: &&std::sync::Arc<policy_compiler::cluster::Pod>| {
-        pod.node.as_ref() == Some(node) && !pod.host_network && !pod.ended
-    };
+    let here = |pod: &&Arc<Pod>| pod.node.as_ref() == Some(node) && !pod.host_network && !pod.ended;
     let pods = cluster.pods.values().filter(here);
     pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, &pod.name)))
         .collect()

@@ -138,6 +138,9 @@ pub(crate) fn counters_are_exact_and_the_record_is_a_sample() -> Result {
             entry.packets >= 1 && entry.packets <= allowance.min(3999),
             format!("{family:?}: {} of 4000 packets were recorded", entry.packets),
         )?;
+        // Counters and records are no change of the table.
+        let drift = world.drift()?;
+        must(drift.is_none(), format!("{family:?}: {drift:?}"))?;
     }
     Ok(())
 }

@@ -199,6 +199,7 @@ mod tests {
         };
         let api = Peers::Listed(vec![Peer::Pods(selection("api"))]);
         Policy {
+            enforcement: None,
             name: PolicyName {
                 namespace: Some("shop".into()),
                 name: "db".into(),

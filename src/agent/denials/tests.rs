@@ -1,8 +1,8 @@
 //! Packets through a kernel in memory, on a clock that the tests wind.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use policy_compiler::cluster::{Namespace, Pod, Workload};
+use policy_compiler::cluster::{Namespace, Workload};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{NamespaceScope, PodSelection, Policy, PolicyName, Tier};
