@@ -180,10 +180,7 @@ fn text_and_json_are_the_same_table() {
     in_namespace("text_and_json_are_the_same_table", || {
         let mut runner = TestRunner::deterministic();
         for _ in 0..10 {
-            let cluster = testing::enforced_cluster(Tiers::All)
-                .new_tree(&mut runner)
-                .unwrap()
-                .current();
+            let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
             let ruleset = rendered(&cluster, None);
             check_loads(&ruleset);
             let nft = Nft::default();
@@ -215,10 +212,7 @@ fn differences_lead_to_what_a_full_load_gives() {
         let mut runner = TestRunner::deterministic();
         let mut now: Option<Ruleset> = None;
         for _ in 0..40 {
-            let cluster = testing::enforced_cluster(Tiers::All)
-                .new_tree(&mut runner)
-                .unwrap()
-                .current();
+            let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
             let next = rendered(&cluster, now.as_ref());
             if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
                 nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
