@@ -77,8 +77,7 @@ pub enum Tier {
 }
 
 /// Whether a policy is in force, or on trial. It is asked for by the annotation [`MODE_ANNOTATION`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Enforcement {
     /// It isolates pods, and its rules allow.
     #[default]

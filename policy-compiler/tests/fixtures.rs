@@ -190,8 +190,12 @@ fn side(table: &Table, pod: PodIndex, direction: Direction) -> String {
         return format!("  {direction}: not isolated\n");
     };
     let policies: Vec<String> = table.policy_names(group).map(ToString::to_string).collect();
-    let mut out = format!("  {direction}: isolated by {}\n", policies.join(", "));
-    let peers = peers(table, &table.allow_set(pod, direction));
+    let (word, set) = match table.audited_allow_set(pod, direction) {
+        Some(would_allow) => ("not isolated; would allow, audited by", would_allow),
+        None => ("isolated by", table.allow_set(pod, direction)),
+    };
+    let mut out = format!("  {direction}: {word} {}\n", policies.join(", "));
+    let peers = peers(table, &set);
     if peers.is_empty() {
         out.push_str("    nothing\n");
     }

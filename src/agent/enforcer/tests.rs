@@ -33,6 +33,10 @@ impl Kernel for Witness {
         self.kernel.apply(transaction)
     }
 
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.kernel.check(transaction)
+    }
+
     fn read(&self) -> Result<Option<Listing>, KernelError> {
         self.kernel.read()
     }
