@@ -320,19 +320,6 @@ fn event(now: &Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)
     })
 }
 
-/// A random cluster in which every policy is in force.
-pub fn enforced_cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
-    cluster(tiers).prop_map(|mut cluster| {
-        for policy in cluster.policies.values_mut() {
-            Arc::make_mut(policy).enforcement = None;
-        }
-        for namespace in cluster.namespaces.values_mut() {
-            Arc::make_mut(namespace).enforcement = None;
-        }
-        cluster
-    })
-}
-
 /// Every end that matters in a cluster: all pods through each address, node addresses, and the addresses on both sides of
 /// every boundary of a block in use.
 pub fn endpoints(cluster: &Cluster, table: &Table) -> Vec<Endpoint> {
