@@ -1,44 +1,185 @@
-//! Stub.
+//! What a packet costs on its way through a node, whatever the number of policies and peers, beside the two common encodings.
+//!
+//! `make bench-dataplane` (as root) runs it, prints tables, and writes `target/bench/dataplane.json` and `docs/dataplane.svg`. Arguments:
+//! `--quick` measures less and leaves the picture alone; `--check` makes a missed budget an error; `--json PATH` and
+//! `--svg PATH` write elsewhere; `--cpu N` is the core that it keeps to; `--dump FOLDER` writes the tables of the last point as nft
+//! text, and `--table FILE` (as often as wanted) compares such a file as well, which makes the table of its own name.
+//!
+//! It has its own main because no benchmark framework swaps the kernel's rules between rounds or counts packets.
+
 mod cluster;
+mod measure;
+mod memory;
+mod plot;
+mod probes;
+mod report;
 mod rivals;
 mod traffic;
 mod variants;
 mod world;
-use cluster::*;
-use std::net::Ipv4Addr;
-use world::*;
-fn main() {
-    let dump = std::path::PathBuf::from("/tmp/dpb_dump");
-    let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
-    let (policies, peers) = (args.next().unwrap().parse().unwrap(), args.next().unwrap().parse().unwrap());
-    let isolated = if args.next().unwrap() == "both" { Isolated::Both } else { Isolated::One };
-    let rounds: usize = args.next().unwrap().parse().unwrap();
-    let files: Vec<_> = args.map(std::path::PathBuf::from).collect();
-    let point = Point { isolated, policies, peers };
-    let world = World::build().unwrap();
-    traffic::pin(1).unwrap();
-    world.client.run(|| {
-        let mut traffic = traffic::Traffic::new(&world).unwrap();
-        let mut loaded = variants::Loaded::new(&world, &point.cluster(), variants::all(&files), Some(&dump)).unwrap();
-        let n = loaded.variants.len();
-        for i in 0..n {
-            loaded.wake(i).unwrap();
-            let probes: Vec<bool> = [(CLIENT, PORT), (CLIENT, variants::NO_PORT), (OTHER, PORT), (OTHER, FIRST_PORT), (STRANGER, PORT)].iter().flat_map(|(a, p): &(Ipv4Addr, u16)| [false, true].map(|tcp| traffic.passes(*a, tcp, *p))).collect();
-            eprintln!("{}: load {:?} {probes:?}", loaded.variants[i].name, loaded.load_time[i]);
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Parser;
+
+use cluster::{Isolated, Point};
+use measure::Metric;
+use report::{Report, Row};
+use traffic::Traffic;
+use variants::Loaded;
+use world::World;
+
+/// The numbers of policies and of peers.
+const POLICIES: [usize; 4] = [1, 10, 100, 1_000];
+const PEERS: [usize; 3] = [10, 1_000, 50_000];
+/// Where everything is measured and not only packets: policies and peers.
+const DETAILED: [(usize, usize); 3] = [(1, 10), (100, 1_000), (1_000, 50_000)];
+/// All that is measured there.
+const EVERYTHING: [Metric; 5] = [
+    Metric::Packet,
+    Metric::LargePacket,
+    Metric::NewFlow,
+    Metric::Connection,
+    Metric::Bulk,
+];
+
+/// The data plane's benchmark.
+#[derive(Parser)]
+struct Args {
+    /// Fewer points and rounds, a minute in all; writes no picture
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 1 when a budget is missed
+    #[arg(long)]
+    check: bool,
+    /// Where the numbers go
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/dataplane.json"))]
+    json: PathBuf,
+    /// Where the picture goes
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/dataplane.svg"))]
+    svg: PathBuf,
+    /// The core that all runs on; the last one unless given
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Write the tables of the last point there, as nft text
+    #[arg(long)]
+    dump: Option<PathBuf>,
+    /// Compare this nft file as well; it makes the table of its own name
+    #[arg(long)]
+    table: Vec<PathBuf>,
+    /// Only this many policies
+    #[arg(long)]
+    policies: Option<usize>,
+    /// Only this many peers
+    #[arg(long)]
+    peers: Option<usize>,
+    /// How many times each variant has its turn
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// What cargo passes on
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if !nix::unistd::geteuid().is_root() {
+        // Not even in a user namespace: large tables need a socket buffer beyond the limit.
+        eprintln!("NOT RUN: network namespaces and large nftables tables need root (sudo make bench-dataplane)");
+        return Ok(exit_code(!args.check));
+    }
+    let world = World::build().context("the network namespaces")?;
+    let cores = std::thread::available_parallelism()?.get();
+    traffic::pin(args.cpu.unwrap_or(cores - 1)).context("cannot keep to one core")?;
+    // Sockets are made in the client's namespace.
+    let report = world.client.run(|| run(&args, &world))??;
+    print!("{}", report.markdown());
+    if let Some(folder) = args.json.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&args.json, format!("{:#}\n", report.json()))?;
+    if !args.quick {
+        plot::write(&report, &args.svg)?;
+    }
+    let met = report.budgets().iter().all(report::Budget::met);
+    Ok(exit_code(met || !args.check))
+}
+
+fn exit_code(fine: bool) -> ExitCode {
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(args: &Args, world: &World) -> anyhow::Result<Report> {
+    let begin = Instant::now();
+    let progress = |what: &str| eprintln!("{:>4} s  {what}", begin.elapsed().as_secs());
+    let rounds = args.rounds.unwrap_or(if args.quick { 7 } else { 25 });
+    let mut traffic = Traffic::new(world).context("the sockets")?;
+    progress("nothing, and connection tracking alone");
+    let mut rows = without_policies(world, &mut traffic, rounds)?;
+    for point in points(args) {
+        let Point { policies, peers, isolated } = point;
+        progress(&format!("{policies} policies, {peers} peers, isolated: {}", isolated.name()));
+        let metrics = match DETAILED.contains(&(policies, peers)) {
+            true => &EVERYTHING[..],
+            false => &EVERYTHING[..1],
+        };
+        let cluster = point.cluster();
+        let mut loaded = Loaded::new(world, &cluster, variants::all(&args.table), args.dump.as_deref())?;
+        probes::check(&cluster, &mut loaded, &mut traffic)?;
+        let measured = measure::rounds(rounds, loaded.variants.len(), &mut traffic, metrics, |index| loaded.wake(index))?;
+        let baseline = measured[0].clone();
+        for ((variant, load), metrics) in loaded.variants.iter().zip(&loaded.load_time).zip(measured) {
+            rows.push(Row {
+                point: Some(point),
+                variant: variant.name.clone(),
+                metrics,
+                baseline: baseline.clone(),
+                load: load.as_secs_f64(),
+            });
         }
-        let mut all = vec![vec![]; n];
-        for r in 0..rounds {
-            for i in 0..n {
-                let i = (i + r) % n;
-                loaded.wake(i).unwrap();
-                all[i].push((traffic.packet(16), traffic.new_flow(), { let c = traffic.connections(); c.iter().map(|c| c.cost.as_nanos() as f64).sum::<f64>() / c.len() as f64 }));
+    }
+    progress("kernel memory");
+    let memory = memory::measure(world, if args.quick { 3 } else { 9 })?;
+    progress("done");
+    Ok(Report { rounds, rows, memory })
+}
+
+fn points(args: &Args) -> Vec<Point> {
+    let wanted = |choice: Option<usize>, number: usize| choice.is_none_or(|c| c == number);
+    let mut points = Vec::new();
+    for isolated in [Isolated::One, Isolated::Both] {
+        for policies in POLICIES {
+            for peers in PEERS {
+                let quick = [(1, 10), (1_000, 10), (1_000, 50_000)].contains(&(policies, peers));
+                if (quick || !args.quick) && wanted(args.policies, policies) && wanted(args.peers, peers) {
+                    points.push(Point {
+                        isolated,
+                        policies,
+                        peers,
+                    });
+                }
             }
         }
-        let med = |mut v: Vec<f64>| { v.sort_by(f64::total_cmp); v[v.len() / 2] };
-        for i in 0..n {
-            let f = |g: fn(&(f64, f64, f64)) -> f64| (med(all[i].iter().map(g).collect()), med(all[i].iter().zip(&all[0]).map(|(a, b)| g(a) / g(b)).collect()));
-            let (p, nf, c) = (f(|x| x.0), f(|x| x.1), f(|x| x.2));
-            println!("{:45} packet {:8.0} {:6.3}  new {:8.0} {:6.3}  tcp {:8.0} {:6.3}", loaded.variants[i].name, p.0, p.1, nf.0, nf.1, c.0, c.1);
-        }
-    }).unwrap();
+    }
+    points
+}
+
+/// A node without any table, where not even connections are tracked, in turns with connection tracking alone.
+fn without_policies(world: &World, traffic: &mut Traffic<'_>, rounds: usize) -> anyhow::Result<Vec<Row>> {
+    let tables = [("conntrack only", variants::TRACKED), ("no table", "")];
+    let measured = measure::rounds(rounds, tables.len(), traffic, &EVERYTHING, |index| {
+        Ok(world.node.nft(&format!("flush ruleset\n{}", tables[index].1))?)
+    })?;
+    let baseline = measured[0].clone();
+    let rows = tables.iter().zip(measured).map(|((name, _), metrics)| Row {
+        point: None,
+        variant: (*name).to_owned(),
+        metrics,
+        baseline: baseline.clone(),
+        load: 0.0,
+    });
+    Ok(rows.collect())
 }

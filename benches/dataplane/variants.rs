@@ -8,14 +8,14 @@ use palisade::nft::{Settings, render, replace};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::{Subjects, compile};
 
-use crate::cluster::{NODE, PORT};
+use crate::cluster::NODE;
 use crate::rivals::{Established, Layout};
 use crate::rivals;
 use crate::world::World;
 
 /// Connection tracking and nothing else: what the kernel needs to track is a rule that asks for it, and this one is in a
 /// chain that no packet passes.
-const TRACKED: &str = "add table inet tracked\nadd chain inet tracked asked\nadd rule inet tracked asked ct state new\n";
+pub(crate) const TRACKED: &str = "add table inet tracked\nadd chain inet tracked asked\nadd rule inet tracked asked ct state new\n";
 
 /// How a table is made.
 #[derive(Clone, Debug)]
@@ -84,14 +84,6 @@ pub(crate) const CHAINS: &str = "chain per policy";
 pub(crate) const RULES: &str = "rule per selector";
 
 impl Variant {
-    /// Whether a change of policy stops connections that are established.
-    pub(crate) fn revokes(&self) -> bool {
-        !matches!(
-            self.encoding,
-            Encoding::Tracked | Encoding::Rival(_, Established::Accepted)
-        )
-    }
-
     /// Whether it judges at all.
     pub(crate) fn judges(&self) -> bool {
         !matches!(self.encoding, Encoding::Tracked)
@@ -169,5 +161,3 @@ fn asleep(table: &str) -> String {
     format!("add table inet {table} {{ flags dormant; }}\n")
 }
 
-/// The port that nobody is admitted on.
-pub(crate) const NO_PORT: u16 = PORT + 1;
