@@ -21,7 +21,7 @@ pub(crate) const FIRST_PORT: u16 = 10_000;
 const BYSTANDERS: u8 = 20;
 
 /// Which ends of the connection policies isolate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Isolated {
     /// The server, for ingress.
     One,

@@ -37,9 +37,8 @@ const POLICIES: [usize; 4] = [1, 10, 100, 1_000];
 const PEERS: [usize; 3] = [10, 1_000, 50_000];
 /// Where everything is measured and not only packets: policies and peers.
 const DETAILED: [(usize, usize); 3] = [(1, 10), (100, 1_000), (1_000, 50_000)];
-/// All that is measured there.
-const EVERYTHING: [Metric; 5] = [
-    Metric::Packet,
+/// What is measured there beside packets, in fewer rounds.
+const MORE: [Metric; 4] = [
     Metric::LargePacket,
     Metric::NewFlow,
     Metric::Connection,
@@ -76,6 +75,12 @@ struct Args {
     /// Only this many peers
     #[arg(long)]
     peers: Option<usize>,
+    /// Only packets of established connections
+    #[arg(long)]
+    packets: bool,
+    /// Only with this isolated
+    #[arg(long)]
+    isolated: Option<Isolated>,
     /// How many times each variant has its turn
     #[arg(long)]
     rounds: Option<usize>,
@@ -115,21 +120,22 @@ fn exit_code(fine: bool) -> ExitCode {
 fn run(args: &Args, world: &World) -> anyhow::Result<Report> {
     let begin = Instant::now();
     let progress = |what: &str| eprintln!("{:>4} s  {what}", begin.elapsed().as_secs());
-    let rounds = args.rounds.unwrap_or(if args.quick { 7 } else { 25 });
+    let rounds = args.rounds.unwrap_or(if args.quick { 15 } else { 45 });
     let mut traffic = Traffic::new(world).context("the sockets")?;
     progress("nothing, and connection tracking alone");
-    let mut rows = without_policies(world, &mut traffic, rounds)?;
+    let mut rows = without_policies(world, &mut traffic, rounds / 3)?;
     for point in points(args) {
         let Point { policies, peers, isolated } = point;
         progress(&format!("{policies} policies, {peers} peers, isolated: {}", isolated.name()));
-        let metrics = match DETAILED.contains(&(policies, peers)) {
-            true => &EVERYTHING[..],
-            false => &EVERYTHING[..1],
-        };
         let cluster = point.cluster();
         let mut loaded = Loaded::new(world, &cluster, variants::all(&args.table), args.dump.as_deref())?;
         probes::check(&cluster, &mut loaded, &mut traffic)?;
-        let measured = measure::rounds(rounds, loaded.variants.len(), &mut traffic, metrics, |index| loaded.wake(index))?;
+        let count = loaded.variants.len();
+        let mut measured = measure::rounds(rounds, count, &mut traffic, &[Metric::Packet], |index| loaded.wake(index))?;
+        if DETAILED.contains(&(policies, peers)) && !args.packets {
+            let more = measure::rounds(rounds / 3, count, &mut traffic, &MORE, |index| loaded.wake(index))?;
+            measured.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
+        }
         let baseline = measured[0].clone();
         for ((variant, load), metrics) in loaded.variants.iter().zip(&loaded.load_time).zip(measured) {
             rows.push(Row {
@@ -141,8 +147,13 @@ fn run(args: &Args, world: &World) -> anyhow::Result<Report> {
             });
         }
     }
-    progress("kernel memory");
-    let memory = memory::measure(world, if args.quick { 3 } else { 9 })?;
+    if !args.packets {
+        progress("kernel memory");
+    }
+    let memory = match args.packets {
+        true => Vec::new(),
+        false => memory::measure(world, if args.quick { 3 } else { 9 })?,
+    };
     progress("done");
     Ok(Report { rounds, rows, memory })
 }
@@ -151,6 +162,9 @@ fn points(args: &Args) -> Vec<Point> {
     let wanted = |choice: Option<usize>, number: usize| choice.is_none_or(|c| c == number);
     let mut points = Vec::new();
     for isolated in [Isolated::One, Isolated::Both] {
+        if args.isolated.is_some_and(|only| only != isolated) {
+            continue;
+        }
         for policies in POLICIES {
             for peers in PEERS {
                 let quick = [(1, 10), (1_000, 10), (1_000, 50_000)].contains(&(policies, peers));
@@ -170,7 +184,8 @@ fn points(args: &Args) -> Vec<Point> {
 /// A node without any table, where not even connections are tracked, in turns with connection tracking alone.
 fn without_policies(world: &World, traffic: &mut Traffic<'_>, rounds: usize) -> anyhow::Result<Vec<Row>> {
     let tables = [("conntrack only", variants::TRACKED), ("no table", "")];
-    let measured = measure::rounds(rounds, tables.len(), traffic, &EVERYTHING, |index| {
+    let metrics = [&[Metric::Packet], &MORE[..]].concat();
+    let measured = measure::rounds(rounds, tables.len(), traffic, &metrics, |index| {
         Ok(world.node.nft(&format!("flush ruleset\n{}", tables[index].1))?)
     })?;
     let baseline = measured[0].clone();

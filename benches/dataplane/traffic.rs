@@ -12,12 +12,14 @@ use nix::unistd::Pid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::cluster::{FIRST_PORT, PORT};
+use crate::measure::Series;
 use crate::world::{CLIENT, SERVER, World};
 
 /// How long one measurement of one variant takes.
-const SLICE: Duration = Duration::from_millis(15);
-/// Most packets of one measurement.
-const MOST: u32 = 20_000;
+const SLICE: Duration = Duration::from_millis(10);
+/// The parts of a measurement of packets, and the most packets of a part.
+const PARTS: u32 = 5;
+const MOST: u32 = 4_000;
 /// How long a packet that is denied is waited for.
 const PATIENCE: Duration = Duration::from_millis(10);
 
@@ -108,17 +110,19 @@ impl<'w> Traffic<'w> {
         };
         // Warms caches, and tells how many are needed.
         let roughly = send(50);
-        let count = (SLICE.as_nanos() as f64 / roughly) as u32;
-        let count = count.clamp(100, MOST);
+        let part = (SLICE.as_nanos() as f64 / roughly) as u32 / PARTS;
+        let part = part.clamp(20, MOST);
+        let count = part * PARTS;
         let before = self.world.received().expect("the server's counters");
-        let cost = send(count);
+        // The median of several parts is not that of an interrupt.
+        let cost: Series = (0..PARTS).map(|_| send(part)).collect();
         let arrived = self.world.received().expect("the server's counters") - before;
         // A few more are neighbours' or the stack's own.
         assert!(
             (u64::from(count)..u64::from(count) + 50).contains(&arrived),
             "{count} packets were sent, {arrived} arrived"
         );
-        cost
+        cost.median()
     }
 
     /// The cost of the first packet of a new UDP flow, in ns.
