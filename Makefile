@@ -2,10 +2,10 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots bench size instructions clean
+.PHONY: help setup demo test check unit snapshots bench bench-dataplane size instructions clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests and the demo need (Debian: nftables, iproute2)
 	@scripts/setup
@@ -28,6 +28,9 @@ snapshots: ## run the tests and accept what they now print (look at the differen
 
 bench: ## time the compiler against its budgets and a naive rival (docs/benchmarks.md); writes target/bench/compiler.json
 	cargo bench --locked -p policy-compiler --bench compiler
+
+bench-dataplane: setup ## time packets through a node beside the common encodings (root; docs/benchmarks.md); rewrites docs/dataplane.svg
+	cargo bench --locked --bench dataplane
 
 PODS ?= 50000
 size: ## what a cluster of PODS pods costs an agent: make size PODS=20000

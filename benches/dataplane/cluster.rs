@@ -57,7 +57,11 @@ impl Point {
     /// The group that a policy admits. The client is in the last, and only the last policy admits that.
     fn group_of(self, policy: usize) -> usize {
         let last = self.groups() - 1;
-        if policy + 1 == self.policies { last } else { policy % last }
+        if policy + 1 == self.policies {
+            last
+        } else {
+            policy % last
+        }
     }
 
     /// Every policy admits a port of its own, so that no two classes of peers are the same.

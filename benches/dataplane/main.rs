@@ -38,12 +38,7 @@ const PEERS: [usize; 3] = [10, 1_000, 50_000];
 /// Where everything is measured and not only packets: policies and peers.
 const DETAILED: [(usize, usize); 3] = [(1, 10), (100, 1_000), (1_000, 50_000)];
 /// What is measured there beside packets, in fewer rounds.
-const MORE: [Metric; 4] = [
-    Metric::LargePacket,
-    Metric::NewFlow,
-    Metric::Connection,
-    Metric::Bulk,
-];
+const MORE: [Metric; 4] = [Metric::LargePacket, Metric::NewFlow, Metric::Connection, Metric::Bulk];
 
 /// The data plane's benchmark.
 #[derive(Parser)]
@@ -120,18 +115,27 @@ fn exit_code(fine: bool) -> ExitCode {
 fn run(args: &Args, world: &World) -> anyhow::Result<Report> {
     let begin = Instant::now();
     let progress = |what: &str| eprintln!("{:>4} s  {what}", begin.elapsed().as_secs());
-    let rounds = args.rounds.unwrap_or(if args.quick { 15 } else { 45 });
+    let rounds = args.rounds.unwrap_or(if args.quick { 15 } else { 35 });
     let mut traffic = Traffic::new(world).context("the sockets")?;
     progress("nothing, and connection tracking alone");
     let mut rows = without_policies(world, &mut traffic, rounds / 3)?;
     for point in points(args) {
-        let Point { policies, peers, isolated } = point;
-        progress(&format!("{policies} policies, {peers} peers, isolated: {}", isolated.name()));
+        let Point {
+            policies,
+            peers,
+            isolated,
+        } = point;
+        progress(&format!(
+            "{policies} policies, {peers} peers, isolated: {}",
+            isolated.name()
+        ));
         let cluster = point.cluster();
         let mut loaded = Loaded::new(world, &cluster, variants::all(&args.table), args.dump.as_deref())?;
         probes::check(&cluster, &mut loaded, &mut traffic)?;
         let count = loaded.variants.len();
-        let mut measured = measure::rounds(rounds, count, &mut traffic, &[Metric::Packet], |index| loaded.wake(index))?;
+        let mut measured = measure::rounds(rounds, count, &mut traffic, &[Metric::Packet], |index| {
+            loaded.wake(index)
+        })?;
         if DETAILED.contains(&(policies, peers)) && !args.packets {
             let more = measure::rounds(rounds / 3, count, &mut traffic, &MORE, |index| loaded.wake(index))?;
             measured.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));

@@ -25,7 +25,12 @@ pub(crate) struct Memory {
 pub(crate) fn measure(world: &World, rounds: usize) -> anyhow::Result<Vec<Memory>> {
     let kinds = [
         ("an address in a set", "type ipv4_addr;", "", false),
-        ("an address in a verdict map", "type ipv4_addr : verdict;", " : goto target", true),
+        (
+            "an address in a verdict map",
+            "type ipv4_addr : verdict;",
+            " : goto target",
+            true,
+        ),
         (
             "an address, protocol and port in a set",
             "type ipv4_addr . inet_proto . inet_service;",
@@ -38,7 +43,9 @@ pub(crate) fn measure(world: &World, rounds: usize) -> anyhow::Result<Vec<Memory
     for _ in 0..rounds {
         for (at, (_, kind, rest, map)) in kinds.iter().enumerate() {
             let word = if *map { "map" } else { "set" };
-            let mut text = format!("add table inet memory\nadd chain inet memory target\nadd {word} inet memory peers {{ {kind} }}\nadd element inet memory peers {{ ");
+            let mut text = format!(
+                "add table inet memory\nadd chain inet memory target\nadd {word} inet memory peers {{ {kind} }}\nadd element inet memory peers {{ "
+            );
             for number in 0..ELEMENTS {
                 let comma = if number == 0 { "" } else { ", " };
                 let _ = write!(text, "{comma}{}{rest}", peer_address(number));
@@ -54,7 +61,11 @@ pub(crate) fn measure(world: &World, rounds: usize) -> anyhow::Result<Vec<Memory
         }
     }
     let series = bytes.into_iter().map(Series::from_iter);
-    Ok(kinds.iter().zip(series).map(|(kind, bytes)| Memory { what: kind.0, bytes }).collect())
+    Ok(kinds
+        .iter()
+        .zip(series)
+        .map(|(kind, bytes)| Memory { what: kind.0, bytes })
+        .collect())
 }
 
 /// In bytes.

@@ -20,6 +20,9 @@ const LINES: [(&str, RGBColor); 4] = [
 /// The number of peers of the panel over policies, and of policies of the panel over peers.
 const FIXED: (usize, usize) = (1_000, 100);
 
+/// A name, a colour, and the line.
+type Line = (&'static str, RGBColor, Vec<(f64, f64)>);
+
 /// Writes the SVG. Its ground is white, so that it reads alike on light pages and dark ones.
 pub(crate) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     let root = SVGBackend::new(path, (960, 430)).into_drawing_area();
@@ -31,7 +34,7 @@ pub(crate) fn write(report: &Report, path: &Path) -> anyhow::Result<()> {
     panel(report, &left, &over_policies, &|point| {
         (point.peers == FIXED.0).then_some(point.policies)
     })?;
-    let over_peers = format!("peers that they admit ({} policies)", thousands(FIXED.1));
+    let over_peers = format!("peers that they admit, 10 to 50,000 ({} policies)", thousands(FIXED.1));
     panel(report, &right, &over_peers, &|point| {
         (point.policies == FIXED.1).then_some(point.peers)
     })?;
@@ -45,7 +48,7 @@ fn panel(
     about: &str,
     across: &dyn Fn(Point) -> Option<usize>,
 ) -> anyhow::Result<()> {
-    let lines: Vec<(&str, RGBColor, Vec<(f64, f64)>)> = (LINES.iter())
+    let lines: Vec<Line> = (LINES.iter())
         .map(|(name, colour)| {
             let at = report.packets(name, Isolated::One);
             let mut line: Vec<_> = at.filter_map(|(p, ratio)| Some((across(p)? as f64, ratio))).collect();
@@ -62,7 +65,7 @@ fn panel(
         .margin_right(24)
         .x_label_area_size(44)
         .y_label_area_size(46)
-        .build_cartesian_2d((least..most).log_scale(), (0.9..100.0).log_scale())?;
+        .build_cartesian_2d((least * 0.9..most * 1.2).log_scale(), (0.9..100.0).log_scale())?;
     let grey = RGBColor(210, 210, 210);
     chart
         .configure_mesh()
@@ -76,7 +79,7 @@ fn panel(
         .label_style(("sans-serif", 14).into_font().color(&BLACK))
         .draw()?;
     for (name, colour, line) in lines {
-        let style = colour.stroke_width(if name == PALISADE { 4 } else { 2 });
+        let style = colour.filled().stroke_width(if name == PALISADE { 4 } else { 2 });
         chart
             .draw_series(LineSeries::new(line.iter().copied(), style).point_size(4))?
             .label(name)

@@ -56,7 +56,11 @@ impl Budget {
 
 impl Report {
     /// A variant's rows of one kind of point, and its ratio for a packet there.
-    pub(crate) fn packets<'a>(&'a self, variant: &'a str, isolated: Isolated) -> impl Iterator<Item = (Point, f64)> + 'a {
+    pub(crate) fn packets<'a>(
+        &'a self,
+        variant: &'a str,
+        isolated: Isolated,
+    ) -> impl Iterator<Item = (Point, f64)> + 'a {
         let rows = self.rows.iter().filter(move |row| row.variant == variant);
         rows.filter_map(move |row| {
             let point = row.point.filter(|p| p.isolated == isolated)?;
@@ -93,10 +97,20 @@ impl Report {
                 continue;
             }
             let name = format!("{variant}: a packet, {} isolated", ends(isolated));
-            at_most(name, worst(&ratios), limit, format!("the worst of {} points", ratios.len()));
+            at_most(
+                name,
+                worst(&ratios),
+                limit,
+                format!("the worst of {} points", ratios.len()),
+            );
             let least = ratios.iter().map(|(_, r)| *r).fold(f64::MAX, f64::min);
             let name = format!("{variant}: flat over policies and peers, {} isolated", ends(isolated));
-            at_most(name, worst(&ratios) / least, 1.05, "the dearest point by the cheapest".to_owned());
+            at_most(
+                name,
+                worst(&ratios) / least,
+                1.05,
+                "the dearest point by the cheapest".to_owned(),
+            );
         }
         let rivals = self.rows.iter().filter(|row| row.variant == CHAINS);
         let thousand = rivals.filter(|row| row.point.is_some_and(|p| p.policies == 1_000));
@@ -157,14 +171,22 @@ impl Report {
 
     /// The points where all was measured.
     fn detailed(&self) -> Vec<Point> {
-        let all = |p: &Point| self.row(BASELINE, *p).is_some_and(|r| r.metrics.contains_key(&Metric::Bulk));
+        let all = |p: &Point| {
+            self.row(BASELINE, *p)
+                .is_some_and(|r| r.metrics.contains_key(&Metric::Bulk))
+        };
         self.points().into_iter().filter(all).collect()
     }
 
     fn packet_table(&self, isolated: Isolated) -> Table {
         let points: Vec<Point> = self.points().into_iter().filter(|p| p.isolated == isolated).collect();
         let first = points.first().copied();
-        let variants: Vec<&str> = self.rows.iter().filter(|r| r.point == first).map(|r| &*r.variant).collect();
+        let variants: Vec<&str> = self
+            .rows
+            .iter()
+            .filter(|r| r.point == first)
+            .map(|r| &*r.variant)
+            .collect();
         let mut table = markdown_table(["policies", "peers"].into_iter().chain(variants.iter().copied()));
         for point in points {
             let mut cells = vec![thousands(point.policies), thousands(point.peers)];
@@ -230,7 +252,11 @@ impl Report {
             table.add_row([
                 memory.what.to_owned(),
                 format!("{median:.0}"),
-                format!("{:.0} to {:.0}", memory.bytes.percentile(0), memory.bytes.percentile(100)),
+                format!(
+                    "{:.0} to {:.0}",
+                    memory.bytes.percentile(0),
+                    memory.bytes.percentile(100)
+                ),
                 format!("{:.1} MB", median * ELEMENTS as f64 / 1e6),
             ]);
         }
@@ -257,7 +283,10 @@ impl Report {
                 "metrics": metrics,
             })
         });
-        let memory = self.memory.iter().map(|m| json!({"what": m.what, "bytes": series(&m.bytes)}));
+        let memory = self
+            .memory
+            .iter()
+            .map(|m| json!({"what": m.what, "bytes": series(&m.bytes)}));
         let budgets = self.budgets();
         let budgets = budgets.iter().map(|b| {
             json!({"name": b.name, "value": b.value, "limit": b.limit, "at_least": b.at_least, "met": b.met(), "note": b.note})

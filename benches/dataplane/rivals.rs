@@ -187,10 +187,7 @@ impl Rival<'_> {
         }
         let name = format!("peers_{}", self.sets);
         self.sets += 1;
-        let matching = self
-            .alike
-            .iter()
-            .filter(|(labels, _)| selection.pods.matches(labels));
+        let matching = self.alike.iter().filter(|(labels, _)| selection.pods.matches(labels));
         let addresses: Vec<Ipv4Addr> = matching.flat_map(|(_, addresses)| addresses.clone()).collect();
         let elements = elements(&addresses);
         let _ = write!(self.filled, "set {name} {{\ntype ipv4_addr\n{elements}\n}}\n");

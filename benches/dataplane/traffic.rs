@@ -160,7 +160,9 @@ impl<'w> Traffic<'w> {
         let begin = Instant::now();
         while all.len() < 5 || begin.elapsed() < SLICE {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-            socket.set_linger(Some(Duration::ZERO)).expect("an option of every socket");
+            socket
+                .set_linger(Some(Duration::ZERO))
+                .expect("an option of every socket");
             socket.bind(&address(CLIENT, 0)).expect("a free port");
             let (begin, begin_on_core) = (Instant::now(), on_core());
             socket.connect(&address(SERVER, PORT)).expect("an admitted connection");
@@ -195,7 +197,9 @@ impl<'w> Traffic<'w> {
     pub(crate) fn passes(&mut self, from: Ipv4Addr, tcp: bool, port: u16) -> bool {
         if tcp {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-            socket.set_linger(Some(Duration::ZERO)).expect("an option of every socket");
+            socket
+                .set_linger(Some(Duration::ZERO))
+                .expect("an option of every socket");
             socket.bind(&address(from, 0)).expect("a free port");
             let connected = socket.connect_timeout(&address(SERVER, port), PATIENCE);
             // A refusal has come all the way as well.
@@ -204,7 +208,11 @@ impl<'w> Traffic<'w> {
                 Err(error) => error.kind() == ErrorKind::ConnectionRefused,
             };
         }
-        let listener = if port == FIRST_PORT { &self.first } else { &self.receiver };
+        let listener = if port == FIRST_PORT {
+            &self.first
+        } else {
+            &self.receiver
+        };
         drain(listener);
         let socket = UdpSocket::bind((from, 0)).expect("a free port");
         socket.connect((SERVER, port)).expect("a route to the server");

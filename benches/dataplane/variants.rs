@@ -9,13 +9,14 @@ use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::{Subjects, compile};
 
 use crate::cluster::NODE;
-use crate::rivals::{Established, Layout};
 use crate::rivals;
+use crate::rivals::{Established, Layout};
 use crate::world::World;
 
 /// Connection tracking and nothing else: what the kernel needs to track is a rule that asks for it, and this one is in a
 /// chain that no packet passes.
-pub(crate) const TRACKED: &str = "add table inet tracked\nadd chain inet tracked asked\nadd rule inet tracked asked ct state new\n";
+pub(crate) const TRACKED: &str =
+    "add table inet tracked\nadd chain inet tracked asked\nadd rule inet tracked asked ct state new\n";
 
 /// How a table is made.
 #[derive(Clone, Debug)]
@@ -160,4 +161,3 @@ impl<'w> Loaded<'w> {
 fn asleep(table: &str) -> String {
     format!("add table inet {table} {{ flags dormant; }}\n")
 }
-

@@ -43,7 +43,9 @@ impl World {
 
     /// How many packets have come to the server's device.
     pub(crate) fn received(&self) -> Result<u64, SandboxError> {
-        let table = self.server.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
+        let table = self
+            .server
+            .run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
         let table = table.map_err(|error| SandboxError::Proc { error })?;
         // eth0: bytes packets ...
         let line = table.lines().find_map(|l| l.trim().strip_prefix("eth0:")).unwrap_or("");
