@@ -2,10 +2,10 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots bench bench-updates size instructions clean
+.PHONY: help setup demo test check unit snapshots bench bench-dataplane bench-updates size instructions clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests and the demo need (Debian: nftables, iproute2)
 	@scripts/setup
@@ -28,6 +28,9 @@ snapshots: ## run the tests and accept what they now print (look at the differen
 
 bench: ## time the compiler against its budgets and a naive rival (docs/benchmarks.md); writes target/bench/compiler.json
 	cargo bench --locked -p policy-compiler --bench compiler
+
+bench-dataplane: setup ## time packets through a node beside the common encodings (root; docs/benchmarks.md); rewrites docs/dataplane.svg
+	cargo bench --locked --bench dataplane
 
 bench-updates: ## time each kind of update from the event to the kernel at 50,000 peers (root); writes target/bench/updates.json
 	cargo bench --locked --bench updates

@@ -174,6 +174,7 @@ fn every_dependency_is_used_and_says_why() {
     let code: String = [
         "src",
         "tests",
+        "benches",
         "policy-compiler/src",
         "policy-compiler/tests",
         "policy-compiler/benches",
