@@ -76,7 +76,8 @@ impl Timing {
 pub enum Update {
     /// Every watch is complete: the whole cluster. Comes once, and first.
     Ready(Box<Cluster>),
-    /// What has changed since, at most one event for each object; never empty.
+    /// What has changed since, at most one event for each object; never empty. Of a change that was undone before it was
+    /// taken, the event that undoes it may be left.
     Events {
         /// The changes, in order of kind and name.
         events: Vec<Event>,
