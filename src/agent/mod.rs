@@ -4,6 +4,7 @@ mod backoff;
 pub mod enforcer;
 pub mod folder;
 pub mod http;
+mod live;
 mod logs;
 pub mod metrics;
 pub mod readiness;
@@ -12,4 +13,4 @@ mod run;
 pub mod source;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};
-pub use run::{Options, cleanup, run};
+pub use run::{Options, Source, cleanup, run};

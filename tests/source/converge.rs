@@ -36,9 +36,14 @@ async fn changes_of_every_kind_are_followed() {
     let status = object.as_object_mut().unwrap().remove("status").unwrap();
     pods.create(&post, &typed(object)).await.unwrap();
     world.converge().await;
-    pods.patch_status("web", &patch, &Patch::Merge(json!({ "status": status }))).await.unwrap();
+    pods.patch_status("web", &patch, &Patch::Merge(json!({ "status": status })))
+        .await
+        .unwrap();
     let events = world.converge().await;
-    assert!(matches!(&events[..], [Event::Pod(pod)] if !pod.addresses.is_empty()), "{events:?}");
+    assert!(
+        matches!(&events[..], [Event::Pod(pod)] if !pod.addresses.is_empty()),
+        "{events:?}"
+    );
     let labels = json!({"metadata": {"labels": {"app": "api"}}});
     pods.patch("web", &patch, &Patch::Merge(labels)).await.unwrap();
     world.converge().await;
@@ -48,7 +53,10 @@ async fn changes_of_every_kind_are_followed() {
     world.converge().await;
 
     let policies: Api<NetworkPolicy> = Api::namespaced(client, "new");
-    policies.create(&post, &typed(policy("new", "web", "web", 80))).await.unwrap();
+    policies
+        .create(&post, &typed(policy("new", "web", "web", 80)))
+        .await
+        .unwrap();
     world.converge().await;
     let spec = json!({"spec": {"podSelector": {"matchLabels": {"app": "api"}}}});
     policies.patch("web", &patch, &Patch::Merge(spec)).await.unwrap();
@@ -77,19 +85,29 @@ async fn what_changes_nothing_is_not_told() {
     same["status"]["images"] = json!([]);
     world.api.put(Kind::Node, same);
     world.quiet(Duration::from_millis(500)).await;
-    assert!(world.watches.health().values().map(|h| h.events).sum::<u64>() >= 2, "they have been seen");
+    assert!(
+        world.watches.health().values().map(|h| h.events).sum::<u64>() >= 2,
+        "they have been seen"
+    );
 }
 
 #[tokio::test]
 async fn a_storm_on_one_object_is_told_once_and_no_watch_waits_for_the_loop() {
     let mut world = World::synced().await;
     for at in 0..1000u32 {
-        world.api.put(Kind::Pod, pod("shop", "web-1", "web", &format!("10.7.{}.{}", at / 250, at % 250)));
+        world.api.put(
+            Kind::Pod,
+            pod("shop", "web-1", "web", &format!("10.7.{}.{}", at / 250, at % 250)),
+        );
     }
     world.api.put(Kind::NetworkPolicy, policy("shop", "last", "web", 1));
     // The loop is away, and the watches go on.
     world
-        .until("all is seen", |h| h.events >= 1000, palisade::agent::source::Resource::Pods)
+        .until(
+            "all is seen",
+            |h| h.events >= 1000,
+            palisade::agent::source::Resource::Pods,
+        )
         .await;
     let events = world.next().await;
     assert!(events.len() <= 2, "{} events", events.len());
@@ -100,7 +118,9 @@ async fn a_storm_on_one_object_is_told_once_and_no_watch_waits_for_the_loop() {
 async fn a_call_that_is_dropped_loses_nothing() {
     let mut world = World::synced().await;
     for at in 0..50u16 {
-        world.api.put(Kind::NetworkPolicy, policy("shop", &format!("p{at}"), "web", at + 1));
+        world
+            .api
+            .put(Kind::NetworkPolicy, policy("shop", &format!("p{at}"), "web", at + 1));
         for _ in 0..3 {
             let mut next = Box::pin(world.watches.next());
             let polled = std::future::poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context))).await;

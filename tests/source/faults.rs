@@ -13,10 +13,16 @@ use crate::world::{SOON, World, small};
 /// Changes of the API server that a watch must bring in.
 fn change(world: &World, at: u16) {
     let address = format!("10.4.0.{at}");
-    world.api.put(Kind::Pod, pod("shop", &format!("web-{at}"), "web", &address));
-    world.api.put(Kind::Pod, pod("shop", "db-1", &format!("db{at}"), "10.1.0.2"));
+    world
+        .api
+        .put(Kind::Pod, pod("shop", &format!("web-{at}"), "web", &address));
+    world
+        .api
+        .put(Kind::Pod, pod("shop", "db-1", &format!("db{at}"), "10.1.0.2"));
     world.api.delete(Kind::Pod, "shop", "web-1");
-    world.api.put(Kind::NetworkPolicy, policy("shop", "db", "db", 5000 + at));
+    world
+        .api
+        .put(Kind::NetworkPolicy, policy("shop", "db", "db", 5000 + at));
 }
 
 /// A fault in a watch that goes on from a version, and one in a list that has become due.
@@ -40,7 +46,9 @@ async fn check(fault: Fault) {
         let verb = if streaming { Verb::StreamingList } else { Verb::List };
         // What makes no sense in a page of a list is a fault of watches only.
         let fault = match fault {
-            Fault::Garbage | Fault::TooLongLine | Fault::GoneEvent | Fault::CutWithinEvent | Fault::CloseAtOnce if !streaming => {
+            Fault::Garbage | Fault::TooLongLine | Fault::GoneEvent | Fault::CutWithinEvent | Fault::CloseAtOnce
+                if !streaming =>
+            {
                 Fault::Status(500)
             }
             Fault::SilenceAfterHead if !streaming => Fault::Silence,
@@ -60,7 +68,11 @@ async fn check(fault: Fault) {
 async fn met(world: &World) {
     let start = Instant::now();
     while world.api.faults_left() > 0 {
-        assert!(start.elapsed() < SOON, "{} faults have not been met", world.api.faults_left());
+        assert!(
+            start.elapsed() < SOON,
+            "{} faults have not been met",
+            world.api.faults_left()
+        );
         sleep(Duration::from_millis(10)).await;
     }
 }
@@ -135,7 +147,11 @@ async fn too_many_requests_are_not_followed_by_more() {
     let start = Instant::now();
     met(&world).await;
     sleep(Duration::from_millis(1500)).await;
-    assert_eq!(world.api.count(Kind::Pod, Verb::Watch), before + 1, "as long as the API server asks for");
+    assert_eq!(
+        world.api.count(Kind::Pod, Verb::Watch),
+        before + 1,
+        "as long as the API server asks for"
+    );
     world.converge().await;
     assert!(start.elapsed() >= Duration::from_secs(2));
 }
@@ -151,15 +167,24 @@ async fn a_new_list_is_told_as_a_difference_and_only_when_it_is_complete() {
         world.api.compact();
         // The list breaks off after some of its objects: nothing of it may be told.
         let verb = if streaming { Verb::StreamingList } else { Verb::List };
-        let fault = if streaming { Fault::CutWithinEvent } else { Fault::Status(500) };
+        let fault = if streaming {
+            Fault::CutWithinEvent
+        } else {
+            Fault::Status(500)
+        };
         world.api.fault(Kind::Pod, verb, 1, fault);
-        world.api.fault(Kind::Pod, verb, 1, Fault::Slow(Duration::from_millis(600)));
+        world
+            .api
+            .fault(Kind::Pod, verb, 1, Fault::Slow(Duration::from_millis(600)));
         world.api.set_outage(false);
         met(&world).await;
         world.quiet(Duration::from_millis(400)).await;
         let events = world.converge().await;
-        assert!(matches!(&events[..], [Event::PodGone(gone), Event::Pod(_)] | [Event::Pod(_), Event::PodGone(gone)]
-            if &*gone.name == "web-1"), "{events:?}");
+        assert!(
+            matches!(&events[..], [Event::PodGone(gone), Event::Pod(_)] | [Event::Pod(_), Event::PodGone(gone)]
+            if &*gone.name == "web-1"),
+            "{events:?}"
+        );
     }
 }
 
@@ -211,7 +236,11 @@ async fn an_outage_freezes_what_is_known_and_the_server_is_not_hammered() {
     let lists = world.api.count(Kind::Pod, Verb::StreamingList);
     world.api.set_outage(false);
     world.converge().await;
-    assert_eq!(world.api.count(Kind::Pod, Verb::StreamingList), lists, "the watches go on where they were");
+    assert_eq!(
+        world.api.count(Kind::Pod, Verb::StreamingList),
+        lists,
+        "the watches go on where they were"
+    );
     for resource in Resource::ALL {
         world.until("recovers", |h| h.failing_since.is_none(), resource).await;
     }
@@ -252,7 +281,9 @@ async fn bookmarks_move_a_quiet_watch_on() {
     world.converge().await;
     // All that happened is forgotten, but the bookmarks that follow say up to where nothing is missing.
     for at in 0..20u16 {
-        world.api.put(Kind::NetworkPolicy, policy("shop", "db", "db", 6000 + at));
+        world
+            .api
+            .put(Kind::NetworkPolicy, policy("shop", "db", "db", 6000 + at));
     }
     world.api.compact();
     world.converge().await;
@@ -281,7 +312,11 @@ async fn a_token_that_has_expired_is_read_again() {
     // And when it comes late.
     world.api.set_token(Some("three"));
     world
-        .until("is refused", |h| h.error.as_ref().is_some_and(|e| e.contains("401")), Resource::Pods)
+        .until(
+            "is refused",
+            |h| h.error.as_ref().is_some_and(|e| e.contains("401")),
+            Resource::Pods,
+        )
         .await;
     change(&world, 2);
     std::fs::write(&file, "three").unwrap();
@@ -304,7 +339,11 @@ async fn a_server_that_comes_up_late_is_waited_for() {
     let api = small().await;
     api.set_silent(true);
     let mut world = World::watch(api);
-    assert!(timeout(Duration::from_millis(2000), world.watches.next()).await.is_err());
+    assert!(
+        timeout(Duration::from_millis(2000), world.watches.next())
+            .await
+            .is_err()
+    );
     world.api.set_silent(false);
     world.converge().await;
 }

@@ -38,15 +38,30 @@ async fn one_object_is_left_out_and_the_rest_goes_on() {
         object["status"]["podIPs"] = json!([{"ip": "nowhere"}]);
         api.put(Kind::Pod, object);
         api.put(Kind::Pod, json!({"metadata": {}, "spec": {}}));
-        api.put(Kind::Pod, json!({"metadata": {"namespace": "shop", "name": "ccc"}, "spec": "none"}));
-        api.put(Kind::Namespace, json!({"metadata": {"name": "broken", "labels": ["team"]}}));
-        api.put(Kind::Node, json!({"metadata": {"name": "broken"}, "spec": {"podCIDR": "x"}}));
+        api.put(
+            Kind::Pod,
+            json!({"metadata": {"namespace": "shop", "name": "ccc"}, "spec": "none"}),
+        );
+        api.put(
+            Kind::Namespace,
+            json!({"metadata": {"name": "broken", "labels": ["team"]}}),
+        );
+        api.put(
+            Kind::Node,
+            json!({"metadata": {"name": "broken"}, "spec": {"podCIDR": "x"}}),
+        );
         let mut world = World::watch(api);
         world.converge().await;
         let health = &world.watches.health()[&Resource::Pods];
         assert_eq!((health.objects, health.invalid), (2, 3), "{health:?}");
-        assert!(health.complaints[0].starts_with("Pod shop/aaa: invalid type: integer `1`"), "{health:?}");
-        assert!(health.complaints[1].starts_with("Pod shop/bbb: status.podIPs[0].ip: \"nowhere\""), "{health:?}");
+        assert!(
+            health.complaints[0].starts_with("Pod shop/aaa: invalid type: integer `1`"),
+            "{health:?}"
+        );
+        assert!(
+            health.complaints[1].starts_with("Pod shop/bbb: status.podIPs[0].ip: \"nowhere\""),
+            "{health:?}"
+        );
 
         // While watching.
         world.api.put(Kind::Pod, broken_pod("ddd"));
@@ -86,7 +101,9 @@ async fn the_last_good_version_of_an_object_stays() {
     world.api.cut();
     world.api.compact();
     world.until("lists again", |h| h.lists == 2, Resource::Pods).await;
-    world.until("lists again", |h| h.lists == 2, Resource::NetworkPolicies).await;
+    world
+        .until("lists again", |h| h.lists == 2, Resource::NetworkPolicies)
+        .await;
     world.quiet(Duration::from_millis(300)).await;
     assert_eq!(world.cluster, Some(before));
 
@@ -108,33 +125,59 @@ async fn a_new_policy_that_cannot_be_read_isolates_its_pods_all_the_same() {
         let mut world = World::synced().await;
         world.api.set_streaming(streaming);
         let mut object = policy("shop", "new", "web", 80);
-        object["spec"]["ingress"].as_array_mut().unwrap().push(json!({"from": [{"serviceSelector": {}}]}));
+        object["spec"]["ingress"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"from": [{"serviceSelector": {}}]}));
         world.api.put(Kind::NetworkPolicy, object.clone());
         // One that says nothing of its pods is left out.
-        world.api.put(Kind::NetworkPolicy, json!({"metadata": {"namespace": "shop", "name": "lost"}, "spec": {"podSelector": 7}}));
+        world.api.put(
+            Kind::NetworkPolicy,
+            json!({"metadata": {"namespace": "shop", "name": "lost"}, "spec": {"podSelector": 7}}),
+        );
         world.next().await;
         let cluster = world.cluster.as_ref().unwrap();
         let salvaged = &cluster.policies[&name("shop", "new")];
-        assert_eq!(salvaged.ingress.as_ref().map(Vec::len), Some(1), "the rule that can be read");
+        assert_eq!(
+            salvaged.ingress.as_ref().map(Vec::len),
+            Some(1),
+            "the rule that can be read"
+        );
         assert!(salvaged.egress.is_none());
-        world.until("is told", |h| h.invalid == 2, Resource::NetworkPolicies).await;
-        assert!(!world.cluster.as_ref().unwrap().policies.contains_key(&name("shop", "lost")));
+        world
+            .until("is told", |h| h.invalid == 2, Resource::NetworkPolicies)
+            .await;
+        assert!(
+            !world
+                .cluster
+                .as_ref()
+                .unwrap()
+                .policies
+                .contains_key(&name("shop", "lost"))
+        );
 
         // A list brings the same.
         world.api.cut();
         world.api.compact();
-        world.until("lists again", |h| h.lists == 2, Resource::NetworkPolicies).await;
+        world
+            .until("lists again", |h| h.lists == 2, Resource::NetworkPolicies)
+            .await;
         world.quiet(Duration::from_millis(300)).await;
 
         // Still not readable, and yet something else; then mended.
         object["spec"]["podSelector"] = json!({"matchLabels": {"app": "db"}});
         world.api.put(Kind::NetworkPolicy, object);
         let events = world.next().await;
-        assert!(matches!(&events[..], [Event::Policy(p)] if p.subject.pods.to_string() == "app=db"), "{events:?}");
+        assert!(
+            matches!(&events[..], [Event::Policy(p)] if p.subject.pods.to_string() == "app=db"),
+            "{events:?}"
+        );
         world.api.put(Kind::NetworkPolicy, policy("shop", "new", "web", 80));
         world.api.delete(Kind::NetworkPolicy, "shop", "lost");
         world.converge().await;
-        world.until("is mended", |h| h.invalid == 0, Resource::NetworkPolicies).await;
+        world
+            .until("is mended", |h| h.invalid == 0, Resource::NetworkPolicies)
+            .await;
     }
 }
 
@@ -145,16 +188,28 @@ async fn what_is_beyond_all_bounds_is_refused_by_name() {
     let labels: BTreeMap<String, String> = (0..2000).map(|at| (format!("l{at}"), "v".to_owned())).collect();
     many["metadata"]["labels"] = json!(labels);
     world.api.put(Kind::Pod, many);
-    world.api.put(Kind::Pod, pod("shop", &"n".repeat(10_000), "web", "10.1.0.9"));
+    world
+        .api
+        .put(Kind::Pod, pod("shop", &"n".repeat(10_000), "web", "10.1.0.9"));
     world.api.put(Kind::Pod, pod("shop", "good", "web", "10.1.0.4"));
     let events = world.next().await;
-    assert!(matches!(&events[..], [Event::Pod(pod)] if &*pod.name.name == "good"), "{events:?}");
+    assert!(
+        matches!(&events[..], [Event::Pod(pod)] if &*pod.name.name == "good"),
+        "{events:?}"
+    );
     world.until("is told", |h| h.invalid == 2, Resource::Pods).await;
     let complaints = &world.watches.health()[&Resource::Pods].complaints;
     assert_eq!(
         complaints[0],
         "Pod shop/many: metadata.labels: 2000 labels are too many: write at most 1000"
     );
-    assert!(complaints[1].len() < 1000 && complaints[1].contains("too long"), "{complaints:?}");
-    assert_eq!(world.api.count(Kind::Pod, Verb::Watch), 0, "on one connection all the way");
+    assert!(
+        complaints[1].len() < 1000 && complaints[1].contains("too long"),
+        "{complaints:?}"
+    );
+    assert_eq!(
+        world.api.count(Kind::Pod, Verb::Watch),
+        0,
+        "on one connection all the way"
+    );
 }

@@ -52,7 +52,8 @@ async fn whatever_happens_the_end_is_right() {
             calm(&world);
         }
         if random.one_in(10) {
-            if let Ok(update) = timeout(Duration::from_millis(u64::from(random.below(20))), world.watches.next()).await {
+            if let Ok(update) = timeout(Duration::from_millis(u64::from(random.below(20))), world.watches.next()).await
+            {
                 world.take(update);
             }
         }
@@ -71,19 +72,29 @@ fn change(world: &World, random: &mut Random) {
     let space = random.of(&["shop", "other", "third"]);
     let at = random.below(30);
     match random.below(20) {
-        0 => world.api.put(Kind::Namespace, namespace(space, random.of(&["red", "blue"]))),
+        0 => world
+            .api
+            .put(Kind::Namespace, namespace(space, random.of(&["red", "blue"]))),
         1 => drop(world.api.delete(Kind::Namespace, "", space)),
-        2 => world.api.put(Kind::Node, node(&format!("n{}", at % 3), &format!("192.0.2.{at}"))),
+        2 => world
+            .api
+            .put(Kind::Node, node(&format!("n{}", at % 3), &format!("192.0.2.{at}"))),
         3 => drop(world.api.delete(Kind::Node, "", &format!("n{}", at % 3))),
         4..=6 => {
             let name = format!("p{}", at % 10);
-            world.api.put(Kind::NetworkPolicy, policy(space, &name, random.of(&["web", "db"]), at as u16 + 1));
+            world.api.put(
+                Kind::NetworkPolicy,
+                policy(space, &name, random.of(&["web", "db"]), at as u16 + 1),
+            );
         }
         7 => drop(world.api.delete(Kind::NetworkPolicy, space, &format!("p{}", at % 10))),
         8..=11 => drop(world.api.delete(Kind::Pod, space, &format!("w{at}"))),
         _ => {
             let address = format!("10.1.{}.{}", random.below(4), at);
-            world.api.put(Kind::Pod, pod(space, &format!("w{at}"), random.of(&["web", "db", "api"]), &address));
+            world.api.put(
+                Kind::Pod,
+                pod(space, &format!("w{at}"), random.of(&["web", "db", "api"]), &address),
+            );
         }
     }
 }

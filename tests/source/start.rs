@@ -31,7 +31,11 @@ async fn a_failing_watch_keeps_the_others_from_being_told() {
     api.fault(Kind::Node, Verb::List, 3, Fault::Status(403));
     let mut world = World::watch(api);
     world
-        .until("forbidden", |h| h.error.as_ref().is_some_and(|e| e.contains("403")), Resource::Nodes)
+        .until(
+            "forbidden",
+            |h| h.error.as_ref().is_some_and(|e| e.contains("403")),
+            Resource::Nodes,
+        )
         .await;
     assert!(world.cluster.is_none() && !world.watches.is_synced());
     world.converge().await;
@@ -57,7 +61,15 @@ async fn lists_come_in_pages_where_there_are_no_streaming_lists() {
     let api = small().await;
     api.set_streaming(false);
     for at in 0..1200 {
-        api.put(Kind::Pod, pod("shop", &format!("many-{at}"), "many", &format!("10.2.{}.{}", at / 200, at % 200)));
+        api.put(
+            Kind::Pod,
+            pod(
+                "shop",
+                &format!("many-{at}"),
+                "many",
+                &format!("10.2.{}.{}", at / 200, at % 200),
+            ),
+        );
     }
     let mut world = World::watch(api);
     world.converge().await;
@@ -71,7 +83,10 @@ async fn lists_come_in_pages_where_there_are_no_streaming_lists() {
     world.converge().await;
     // Nothing but lists and watches, as the cluster role allows.
     for call in world.api.calls() {
-        assert!(matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList), "{call:?}");
+        assert!(
+            matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList),
+            "{call:?}"
+        );
     }
 }
 

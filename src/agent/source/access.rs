@@ -159,7 +159,9 @@ fn build(target: &Target) -> Result<(Client, ClusterInfo), AccessError> {
     };
     if !proxied {
         // kube reads HTTPS_PROXY for kubeconfigs alone, and asks NO_PROXY about the proxy instead of the server.
-        config.proxy_url = proxy(&Matcher::from_env(), &config.cluster_url, |name| std::env::var(name).ok());
+        config.proxy_url = proxy(&Matcher::from_env(), &config.cluster_url, |name| {
+            std::env::var(name).ok()
+        });
     }
     config.connect_timeout = Some(CONNECT);
     // Failures are seen, counted and waited out by whoever watches.
@@ -256,7 +258,9 @@ fn proxy(matcher: &Matcher, server: &Uri, environment: impl Fn(&str) -> Option<S
         Some("https") => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
         _ => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
     };
-    let value = names.into_iter().find_map(|n| environment(n).filter(|v| !v.is_empty()))?;
+    let value = names
+        .into_iter()
+        .find_map(|n| environment(n).filter(|v| !v.is_empty()))?;
     let url = if value.contains("://") {
         value
     } else {
@@ -348,7 +352,10 @@ mod tests {
             let environment = |name: &str| (name == "HTTPS_PROXY").then(|| value.to_owned());
             proxy(&matcher, &Uri::from_static(server), environment).map(|uri| uri.to_string())
         };
-        assert_eq!(proxied("https://192.0.2.1:6443").as_deref(), Some("http://me:secret@proxy:3128/"));
+        assert_eq!(
+            proxied("https://192.0.2.1:6443").as_deref(),
+            Some("http://me:secret@proxy:3128/")
+        );
         for direct in ["https://10.1.2.3:6443", "https://api.corp", "http://192.0.2.1"] {
             assert_eq!(proxied(direct), None, "{direct}");
         }

@@ -137,7 +137,8 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
     // A conversion that panics is a defect of ours, and must cost one object and not the watch.
     let converted = checked.and_then(|()| {
         let converted = catch_unwind(AssertUnwindSafe(|| K::convert(wire, pool)));
-        let converted = converted.map_err(|_| "reading it failed in an unexpected way (please report this)".to_owned())?;
+        let converted =
+            converted.map_err(|_| "reading it failed in an unexpected way (please report this)".to_owned())?;
         converted.map_err(|errors| limits::sentence(&errors))
     });
     let outcome = converted.map_err(|message| Unreadable {

@@ -23,7 +23,9 @@ const ERRORS: usize = 3;
 pub(super) fn check(meta: &Meta) -> Result<(), String> {
     let labels = meta.labels.as_ref().map_or(0, std::collections::BTreeMap::len);
     if labels > LABELS {
-        return Err(format!("metadata.labels: {labels} labels are too many: write at most {LABELS}"));
+        return Err(format!(
+            "metadata.labels: {labels} labels are too many: write at most {LABELS}"
+        ));
     }
     Ok(())
 }

@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn without_a_subject_there_is_nothing_to_isolate() {
         assert_eq!(salvaged(json!({"podSelector": {"matchLabels": 1}})), None);
-        assert_eq!(salvaged(json!({"podSelector": {"matchLabels": {"a": "not a value"}}})), None);
+        assert_eq!(
+            salvaged(json!({"podSelector": {"matchLabels": {"a": "not a value"}}})),
+            None
+        );
         assert_eq!(salvaged(json!("nothing")), None);
     }
 }

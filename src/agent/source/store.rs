@@ -116,7 +116,12 @@ impl<K: Kind> Store<K> {
 
     /// The list is complete: the differences to what was held.
     pub(super) fn finish(&mut self, listing: Listing<K>) -> Vec<Event> {
-        let gone: Vec<Key> = self.held.keys().filter(|k| !listing.seen.contains(k)).cloned().collect();
+        let gone: Vec<Key> = self
+            .held
+            .keys()
+            .filter(|k| !listing.seen.contains(k))
+            .cloned()
+            .collect();
         let mut events: Vec<Event> = gone.iter().filter_map(|key| self.remove(key)).collect();
         for (key, held) in listing.changed {
             events.extend(self.hold(key, held));
@@ -151,7 +156,10 @@ impl<K: Kind> Store<K> {
                     object: Arc::new(object),
                     salvaged: true,
                 };
-                (Some(held), "it isolates its pods, and its rules that can be read are in force")
+                (
+                    Some(held),
+                    "it isolates its pods, and its rules that can be read are in force",
+                )
             }
             None => (None, "it is left out"),
         };

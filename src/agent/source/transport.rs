@@ -157,7 +157,9 @@ async fn refused(response: Response<Body>, timing: &Timing) -> Failure {
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
     // The API server gives seconds; a date is not known to come from one.
     let retry_after = retry_after.and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
-    let body = collect(response, limits::STATUS, timing.answer).await.unwrap_or_default();
+    let body = collect(response, limits::STATUS, timing.answer)
+        .await
+        .unwrap_or_default();
     let status: Option<Status> = serde_json::from_slice(&body).ok();
     let (reason, message) = match status {
         Some(status) if !status.message.is_empty() => (status.reason, format!("{:.300}", status.message)),

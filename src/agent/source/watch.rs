@@ -14,13 +14,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::{debug, info, warn};
 
+use super::Timing;
 use super::access::Access;
 use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
 use super::partial::Meta;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
 use super::transport::{self, Failure, Next};
-use super::Timing;
 use crate::agent::backoff::Backoff;
 
 /// Objects on one page of a list.
@@ -148,7 +148,8 @@ impl<K: Kind> Watch<K> {
             let client = self.access.client();
             let text = transport::page(&client, K::RESOURCE, self.page, token, &self.timing).await?;
             let page = self.read_page(&text, &mut listing, &mut complaints)?;
-            self.shared.note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
+            self.shared
+                .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
             match page {
                 ListMeta {
                     continue_token: Some(next),
@@ -225,7 +226,11 @@ impl<K: Kind> Watch<K> {
                 && listing.is_some()
                 && is_end_of_list(line)
             {
-                self.finish(listing.take().unwrap_or_default(), std::mem::take(&mut complaints), version.clone());
+                self.finish(
+                    listing.take().unwrap_or_default(),
+                    std::mem::take(&mut complaints),
+                    version.clone(),
+                );
                 continue;
             }
             match &mut listing {
@@ -284,7 +289,10 @@ impl<K: Kind> Watch<K> {
                 (event, complaint, version)
             }
             Change::Put(None, version) => {
-                warn!("the API server tells of a {} without a name: it is left out", K::RESOURCE.kind());
+                warn!(
+                    "the API server tells of a {} without a name: it is left out",
+                    K::RESOURCE.kind()
+                );
                 (None, None, version)
             }
             Change::Gone(key, version) => (key.and_then(|key| self.store.remove(&key)), None, version),
@@ -335,7 +343,10 @@ impl<K: Kind> Watch<K> {
         let first = self.shared.note(K::RESOURCE, |health| {
             health.failures += 1;
             health.error = Some(failure.to_string());
-            health.failing_since.replace(health.failing_since.unwrap_or_else(Instant::now)).is_none()
+            health
+                .failing_since
+                .replace(health.failing_since.unwrap_or_else(Instant::now))
+                .is_none()
         });
         if failure.is_gone() {
             return;
@@ -358,7 +369,8 @@ impl<K: Kind> Watch<K> {
             "the API server tells of an object of more than {} bytes: it is left out",
             super::limits::LINE
         );
-        self.shared.note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
+        self.shared
+            .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
     }
 }
 
@@ -391,7 +403,10 @@ impl Complaints {
         self.told.iter().for_each(|complaint| tell(kind, complaint));
         let more = self.more + self.nameless;
         if more > 0 {
-            warn!("{more} more objects of kind {kind} cannot be read, {} of them without a name", self.nameless);
+            warn!(
+                "{more} more objects of kind {kind} cannot be read, {} of them without a name",
+                self.nameless
+            );
         }
     }
 }
@@ -438,5 +453,7 @@ fn is_end_of_list(line: &[u8]) -> bool {
         metadata: Meta,
     }
     let bookmark = serde_json::from_slice::<Line<Bookmark>>(line).ok();
-    bookmark.and_then(|line| line.object.metadata.annotations).is_some_and(|a| a.contains_key(INITIAL_EVENTS_END))
+    bookmark
+        .and_then(|line| line.object.metadata.annotations)
+        .is_some_and(|a| a.contains_key(INITIAL_EVENTS_END))
 }

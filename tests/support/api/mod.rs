@@ -19,8 +19,8 @@ use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
 pub(crate) use faults::{Fault, Verb};
-pub(crate) use state::{Call, Kind};
 use state::State;
+pub(crate) use state::{Call, Kind};
 
 /// A running API server; it ends when this is dropped.
 pub(crate) struct Api {

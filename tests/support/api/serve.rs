@@ -48,7 +48,11 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
         return refusal(401, "Unauthorized", "Unauthorized");
     }
     if inner.state().outage {
-        return refusal(503, "ServiceUnavailable", "the server is currently unable to handle the request");
+        return refusal(
+            503,
+            "ServiceUnavailable",
+            "the server is currently unable to handle the request",
+        );
     }
     let fault = inner.state().faults.meet(target.kind, verb);
     match fault {
@@ -80,7 +84,11 @@ fn target(path: &str) -> Option<Target> {
         Some(rest) => (true, rest),
         None => (false, path.strip_prefix("apis/networking.k8s.io/v1/")?),
     };
-    let kind = |plural: &str| Kind::ALL.into_iter().find(|k| k.plural() == plural && core == (k.group().is_empty()));
+    let kind = |plural: &str| {
+        Kind::ALL
+            .into_iter()
+            .find(|k| k.plural() == plural && core == (k.group().is_empty()))
+    };
     let target = |kind, namespace: &str, name: Option<&str>, status| Target {
         kind,
         namespace: namespace.to_owned(),
@@ -129,7 +137,11 @@ fn list(state: &mut State, target: &Target, query: &HashMap<String, String>) -> 
     let limit = query.get("limit").map_or(usize::MAX, |l| l.parse().unwrap());
     let (version, all) = &state.snapshots[&id];
     let next = all.len().min(first + limit.min(all.len()));
-    let token = if next < all.len() { format!("{id}.{next}") } else { String::new() };
+    let token = if next < all.len() {
+        format!("{id}.{next}")
+    } else {
+        String::new()
+    };
     let items = all[first..next].join(",");
     let kind = target.kind;
     let text = format!(
@@ -158,7 +170,13 @@ fn single(state: &mut State, verb: Verb, target: &Target, mut body: Value) -> Re
         return refusal(404, "NotFound", &format!("{} \"{name}\" not found", kind.plural()));
     };
     let text = match verb {
-        Verb::Create => return refusal(409, "AlreadyExists", &format!("{} \"{name}\" already exists", kind.plural())),
+        Verb::Create => {
+            return refusal(
+                409,
+                "AlreadyExists",
+                &format!("{} \"{name}\" already exists", kind.plural()),
+            );
+        }
         Verb::Delete => {
             state.delete(kind, &target.namespace, &name);
             before.to_string()
@@ -211,5 +229,8 @@ pub(super) fn refusal(code: u16, reason: &str, message: &str) -> Response<Body> 
 
 fn answer(code: StatusCode, text: String) -> Response<Body> {
     let response = Response::builder().status(code);
-    response.header(header::CONTENT_TYPE, "application/json").body(Body::from(text)).unwrap()
+    response
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(text))
+        .unwrap()
 }

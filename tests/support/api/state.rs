@@ -126,7 +126,11 @@ impl State {
 
     /// All objects of a kind.
     pub(super) fn all(&self, kind: Kind) -> Vec<Arc<str>> {
-        self.objects.get(&kind).into_iter().flat_map(|o| o.values().cloned()).collect()
+        self.objects
+            .get(&kind)
+            .into_iter()
+            .flat_map(|o| o.values().cloned())
+            .collect()
     }
 
     pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<str>> {

@@ -143,11 +143,18 @@ impl Watch {
         if !initial {
             // Nothing of this kind has happened since; the newest version of all says so.
             let state = self.inner.state();
-            if state.since(self.kind, self.version).is_some_and(|changes| changes.is_empty()) {
+            if state
+                .since(self.kind, self.version)
+                .is_some_and(|changes| changes.is_empty())
+            {
                 self.version = state.version();
             }
         }
-        let annotations = if initial { json!({"k8s.io/initial-events-end": "true"}) } else { json!({}) };
+        let annotations = if initial {
+            json!({"k8s.io/initial-events-end": "true"})
+        } else {
+            json!({})
+        };
         let object = json!({
             "kind": format!("{:?}", self.kind), "apiVersion": self.kind.api_version(),
             "metadata": {"resourceVersion": self.version.to_string(), "creationTimestamp": null, "annotations": annotations},
