@@ -245,6 +245,10 @@ fn pod(at: usize, pods: usize, generation: usize) -> Value {
     let environment: Vec<Value> = (0..15)
         .map(|e| json!({"name": format!("SETTING_NUMBER_{e}"), "value": format!("value-of-the-setting-{e}")}))
         .collect();
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|condition| {
+        let time = "2026-01-02T03:04:05Z";
+        json!({"type": condition, "status": "True", "lastProbeTime": null, "lastTransitionTime": time})
+    });
     let managed: Vec<Value> = (0..3)
         .map(|m| {
             let fields: serde_json::Map<String, Value> = (0..25)
@@ -281,8 +285,7 @@ fn pod(at: usize, pods: usize, generation: usize) -> Value {
         "status": {
             "phase": "Running", "hostIP": "172.16.0.1", "podIP": address(at), "podIPs": [{"ip": address(at)}],
             "startTime": "2026-01-02T03:04:05Z", "qosClass": "Burstable",
-            "conditions": ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|c|
-                json!({"type": c, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-01-02T03:04:05Z"})),
+            "conditions": conditions,
             "containerStatuses": [{"name": "main", "ready": true, "restartCount": 0, "started": true,
                 "image": "registry.example.com/team/image:v1.2.3", "imageID": format!("registry.example.com/team/image@sha256:{:064x}", 7),
                 "containerID": format!("containerd://{:064x}", at), "state": {"running": {"startedAt": "2026-01-02T03:04:06Z"}}}],

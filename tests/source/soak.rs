@@ -52,10 +52,9 @@ async fn whatever_happens_the_end_is_right() {
             calm(&world);
         }
         if random.one_in(10) {
-            if let Ok(update) = timeout(Duration::from_millis(u64::from(random.below(20))), world.watches.next()).await
-            {
-                world.take(update);
-            }
+            let patience = Duration::from_millis(u64::from(random.below(20)));
+            let update = timeout(patience, world.watches.next()).await;
+            update.into_iter().for_each(|update| drop(world.take(update)));
         }
         if random.one_in(10) {
             sleep(Duration::from_millis(u64::from(random.below(10)))).await;
