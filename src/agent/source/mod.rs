@@ -15,6 +15,7 @@ mod transport;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,8 +67,11 @@ impl Default for Timing {
 }
 
 impl Timing {
+    /// In seconds, and less a random part of up to a quarter: the watches of a thousand nodes must not end at once.
     fn watch_seconds(&self) -> u32 {
-        u32::try_from(self.watch.as_secs()).unwrap_or(u32::MAX).max(1)
+        let jitter = RandomState::new().hash_one(()) % 256;
+        let seconds = self.watch.mul_f64(1.0 - jitter as f64 / 1024.0).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
     }
 }
 

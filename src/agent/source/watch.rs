@@ -340,17 +340,17 @@ impl<K: Kind> Watch<K> {
     }
 
     fn fail(&self, failure: &Failure) {
+        // A watch that is too old is no failure of anybody: the list that follows may be one.
+        let fails = !failure.is_gone();
         let first = self.shared.note(K::RESOURCE, |health| {
             health.failures += 1;
             health.error = Some(failure.to_string());
-            health
-                .failing_since
-                .replace(health.failing_since.unwrap_or_else(Instant::now))
-                .is_none()
+            let first = fails && health.failing_since.is_none();
+            if first {
+                health.failing_since = Some(Instant::now());
+            }
+            first
         });
-        if failure.is_gone() {
-            return;
-        }
         if first {
             let kept = if self.version.is_some() || self.store.len() > 0 {
                 "; what is known stays in force"
