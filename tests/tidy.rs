@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Metadata, MetadataCommand, PackageId};
 
 /// Licences that a dependency may have.
-const LICENCES: [&str; 10] = [
+const LICENCES: [&str; 11] = [
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",
     "CC0-1.0",
+    // For data: the list of certificate authorities that other systems than Linux fall back to; never part of our program.
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
     "Unicode-3.0",

@@ -7,16 +7,34 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Counts the failures since the last success.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
     random: RandomState,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff::new(FIRST, LONGEST)
+    }
+}
+
 impl Backoff {
-    /// One more failure: how long to wait now, between half and all of 1, 2, 4, ... 60 seconds.
+    /// Between half and all of `first`, twice as long each time, at most `longest`.
+    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+        Backoff {
+            first,
+            longest,
+            failures: 0,
+            random: RandomState::new(),
+        }
+    }
+
+    /// One more failure: how long to wait now; by default between half and all of 1, 2, 4, ... 60 seconds.
     pub(super) fn delay(&mut self) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let full = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         // The standard library's only source of randomness: keys of its own for every hasher state.
         let jitter = self.random.hash_one(self.failures) % 512;
@@ -25,7 +43,7 @@ impl Backoff {
 
     /// It worked.
     pub(super) fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.first, self.longest);
     }
 }
 

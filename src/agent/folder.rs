@@ -33,22 +33,33 @@ pub struct Changes {
     events: mpsc::Receiver<()>,
     /// When the first and the last event of the change came that has not been told yet.
     pending: Option<(Instant, Instant)>,
+    quiet: Duration,
+    at_latest: Duration,
 }
 
 /// A folder and its changes; nothing is watched until it is armed.
 pub fn watch(path: &Path) -> io::Result<(Folder, Changes)> {
-    // One slot is enough: an event that finds it full tells nothing new.
-    let (events, receiver) = mpsc::channel(1);
+    let (events, changes) = signal(QUIET, AT_LATEST);
     let folder = Folder {
         path: std::path::absolute(path)?,
         events,
         watcher: None,
     };
-    let changes = Changes {
-        events: receiver,
-        pending: None,
-    };
     Ok((folder, changes))
+}
+
+/// Changes without a folder: whoever has the sender makes them. They are told when there has been none for `quiet`, and
+/// `at_latest` after the first.
+pub(crate) fn signal(quiet: Duration, at_latest: Duration) -> (mpsc::Sender<()>, Changes) {
+    // One slot is enough: an event that finds it full tells nothing new.
+    let (sender, events) = mpsc::channel(1);
+    let changes = Changes {
+        events,
+        pending: None,
+        quiet,
+        at_latest,
+    };
+    (sender, changes)
 }
 
 impl Folder {
@@ -97,13 +108,13 @@ impl Changes {
         };
         loop {
             self.pending = Some((first, last));
-            let due = (last + QUIET).min(first + AT_LATEST);
+            let due = (last + self.quiet).min(first + self.at_latest);
             match timeout_at(due, self.events.recv()).await {
                 Ok(Some(())) => last = Instant::now(),
                 Ok(None) => sleep_until(due).await,
                 Err(_) => break,
             }
-            if Instant::now() >= first + AT_LATEST {
+            if Instant::now() >= first + self.at_latest {
                 break;
             }
         }
@@ -116,11 +127,10 @@ impl Changes {
     }
 }
 
-/// Changes without a folder: whoever has the sender makes them.
+/// Changes as of a folder.
 #[cfg(test)]
 pub(crate) fn changes() -> (mpsc::Sender<()>, Changes) {
-    let (sender, events) = mpsc::channel(1);
-    (sender, Changes { events, pending: None })
+    signal(QUIET, AT_LATEST)
 }
 
 /// Whether an event says that the manifests may have changed.

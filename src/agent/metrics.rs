@@ -1,7 +1,7 @@
 //! What the agent counts, in OpenMetrics. docs/agent.md explains every name; a test holds that it does.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use policy_compiler::cluster::PodName;
@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::source::{Health, Resource};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -81,6 +83,24 @@ impl ByPod {
     }
 }
 
+/// The label of metrics by kind of object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByResource {
+    /// As RBAC names it.
+    pub resource: String,
+}
+
+/// How the watches of an API server fare.
+#[derive(Clone, Debug, Default)]
+struct WatchMetrics {
+    objects: Family<ByResource, Gauge>,
+    invalid: Family<ByResource, Gauge>,
+    failing: Family<ByResource, Gauge>,
+    events: Family<ByResource, Counter>,
+    lists: Family<ByResource, Counter>,
+    failures: Family<ByResource, Counter>,
+}
+
 /// All metrics of the agent; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -119,6 +139,7 @@ pub struct Metrics {
     pub isolated_policies: Gauge,
     /// Addresses that more than one live pod claims.
     pub address_conflicts: Gauge,
+    watches: WatchMetrics,
 }
 
 impl Default for Metrics {
@@ -143,11 +164,15 @@ impl Default for Metrics {
             policies: Gauge::default(),
             isolated_policies: Gauge::default(),
             address_conflicts: Gauge::default(),
+            watches: WatchMetrics::default(),
         };
         // Every label value exists from the start, so that a rate over a first failure is seen.
         for outcome in Outcome::ALL {
             drop(metrics.reads.get_or_create(&ByOutcome { outcome }));
             drop(metrics.applies.get_or_create(&ByOutcome { outcome }));
+        }
+        for resource in Resource::ALL {
+            metrics.watch(resource, &Health::default());
         }
         let registry = Arc::new(metrics.registered());
         Metrics { registry, ..metrics }
@@ -166,6 +191,28 @@ impl Metrics {
     pub fn succeeded_now(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last_success.set(now.unwrap_or(Duration::ZERO).as_secs_f64());
+    }
+
+    /// Tells how a watch fares.
+    pub fn watch(&self, resource: Resource, health: &Health) {
+        let by = ByResource {
+            resource: resource.to_string(),
+        };
+        let watches = &self.watches;
+        watches.objects.get_or_create(&by).set(health.objects as i64);
+        watches.invalid.get_or_create(&by).set(health.invalid as i64);
+        watches
+            .failing
+            .get_or_create(&by)
+            .set(health.failing_since.is_some().into());
+        for (counter, value) in [
+            (&watches.events, health.events),
+            (&watches.lists, health.lists),
+            (&watches.failures, health.failures),
+        ] {
+            // The watch counts; here it is only told.
+            counter.get_or_create(&by).inner().store(value, Ordering::Relaxed);
+        }
     }
 
     #[rustfmt::skip] // a table
@@ -190,6 +237,13 @@ impl Metrics {
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
         r.register("isolated_policies", "Policies whose rules the kernel refuses, and which therefore allow nothing", self.isolated_policies.clone());
         r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
+        let w = &self.watches;
+        r.register("watch_objects", "Objects known from the API server", w.objects.clone());
+        r.register("watch_invalid_objects", "Objects of the API server that cannot be read", w.invalid.clone());
+        r.register("watch_failing", "Whether the watch fails", w.failing.clone());
+        r.register("watch_events", "Events, those included that change nothing", w.events.clone());
+        r.register("watch_lists", "Complete lists", w.lists.clone());
+        r.register("watch_failures", "Failures of the watch", w.failures.clone());
         r
     }
 }

@@ -1,4 +1,4 @@
-//! The node agent: a folder of manifests goes in, the kernel's nftables follow it.
+//! The node agent: a folder of manifests or an API server goes in, the kernel's nftables follow it.
 
 mod backoff;
 pub mod bridge;
@@ -8,11 +8,13 @@ pub mod folder;
 pub mod http;
 pub mod isolate;
 pub mod links;
+mod live;
 mod logs;
 pub mod metrics;
 pub mod readiness;
 pub mod reconcile;
 mod run;
+pub mod source;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};
-pub use run::{Options, cleanup, run};
+pub use run::{Options, Source, cleanup, run};

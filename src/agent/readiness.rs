@@ -11,6 +11,8 @@ const LINES_PER_CAUSE: usize = 20;
 pub enum Cause {
     /// Nothing has been applied yet.
     Starting,
+    /// The API server's objects are not all known yet.
+    Watches,
     /// The manifests cannot be read; the kernel holds what they last said.
     Manifests,
     /// nft has failed.
@@ -26,7 +28,7 @@ pub struct Readiness(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     causes: BTreeMap<Cause, Vec<String>>,
-    warnings: Vec<String>,
+    warnings: BTreeMap<Cause, Vec<String>>,
 }
 
 impl Default for Readiness {
@@ -34,7 +36,7 @@ impl Default for Readiness {
         let starting = vec!["starting: the policy has not been applied yet".to_owned()];
         Readiness(Arc::new(Mutex::new(State {
             causes: BTreeMap::from([(Cause::Starting, starting)]),
-            warnings: Vec::new(),
+            warnings: BTreeMap::new(),
         })))
     }
 }
@@ -42,11 +44,7 @@ impl Default for Readiness {
 impl Readiness {
     /// Takes readiness away, with the reasons, one a line; those that the cause had before are replaced.
     pub fn block(&self, cause: Cause, mut lines: Vec<String>) {
-        if lines.len() > LINES_PER_CAUSE {
-            let more = lines.len() - LINES_PER_CAUSE;
-            lines.truncate(LINES_PER_CAUSE);
-            lines.push(format!("... and {more} more"));
-        }
+        bound(&mut lines);
         self.state().causes.insert(cause, lines);
     }
 
@@ -57,7 +55,13 @@ impl Readiness {
 
     /// Replaces what is worth telling beside being ready.
     pub fn warn(&self, warnings: Vec<String>) {
-        self.state().warnings = warnings;
+        self.warn_of(Cause::Kernel, warnings);
+    }
+
+    /// Replaces what is worth telling of one cause beside being ready.
+    pub fn warn_of(&self, cause: Cause, mut warnings: Vec<String>) {
+        bound(&mut warnings);
+        self.state().warnings.insert(cause, warnings);
     }
 
     /// Whether the kernel holds the current policy.
@@ -69,7 +73,7 @@ impl Readiness {
     pub fn report(&self) -> Result<String, String> {
         let state = self.state();
         if state.causes.is_empty() {
-            let warnings = state.warnings.iter().map(|w| format!("warning: {w}\n"));
+            let warnings = state.warnings.values().flatten().map(|w| format!("warning: {w}\n"));
             return Ok(std::iter::once("ready\n".to_owned()).chain(warnings).collect());
         }
         Err(state
@@ -83,6 +87,14 @@ impl Readiness {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one assignment, so the state is whole even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bound(lines: &mut Vec<String>) {
+    if lines.len() > LINES_PER_CAUSE {
+        let more = lines.len() - LINES_PER_CAUSE;
+        lines.truncate(LINES_PER_CAUSE);
+        lines.push(format!("... and {more} more"));
     }
 }
 

@@ -378,7 +378,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             // Not an error: a node may have no pods yet. But most likely a name with a typing error.
             let node = self.enforcer.node();
             warnings.push(format!(
-                "the manifests hold neither a Node {node} nor a pod on it: there is nothing to enforce here"
+                "there is neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
         metrics.isolated_policies.set(self.isolation.count() as i64);

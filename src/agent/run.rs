@@ -1,8 +1,9 @@
-//! The agent, wired: the flags, the log, the HTTP endpoint, the folder, the loop, and the signals that end it.
+//! The agent, wired: the flags, the log, the HTTP endpoint, the folder or the API server, the loop, and the signals that end it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,8 +18,10 @@ use super::bridge::{self, Bridges};
 use super::enforcer::Enforcer;
 use super::folder::{self, Folder};
 use super::http::{self, Shared};
+use super::live;
 use super::logs;
 use super::reconcile::{READ_EVERY, Read, Reconciler, news};
+use super::source::{Access, Target, Timing, Watches};
 use crate::manifests::{self, Loaded};
 use crate::nft::{Kernel, Nft, Settings};
 
@@ -28,8 +31,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What `palisade agent` is told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `--manifests`: the folder to enforce from.
-    pub manifests: PathBuf,
+    /// What to enforce.
+    pub source: Source,
     /// `--node-name`: whose pods to enforce.
     pub node: Name,
     /// `--http-addr`: where to serve health and metrics.
@@ -38,6 +41,15 @@ pub struct Options {
     pub settings: Settings,
     /// `--bridge-netfilter`: what to do about bridges whose packets meet no rule.
     pub bridges: bridge::Mode,
+}
+
+/// Where the cluster is described.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `--manifests`: a folder.
+    Folder(PathBuf),
+    /// `--kubeconfig`, or the pod's service account: an API server.
+    Cluster(Target),
 }
 
 /// Runs until SIGTERM or SIGINT; the rules stay in the kernel. An error means that it could not start (exit code 2), and
@@ -81,8 +93,12 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
         )
     })?;
     let http = listener.local_addr().context("cannot tell the HTTP address")?;
+    let access = match &options.source {
+        Source::Folder(_) => None,
+        Source::Cluster(target) => Some(Access::new(target.clone())?),
+    };
     info!(
-        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, manifests = %options.manifests.display(), %http, nft,
+        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, from = describe(&options.source, access.as_ref()), %http, nft,
         table = if earlier { "to be replaced" } else { "to be made" }, "starting"
     );
 
@@ -90,23 +106,37 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     let (ending, ended) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, shared.clone(), async { drop(ended.await) }));
 
-    let (folder, mut changes) = folder::watch(&options.manifests).context("cannot tell the current directory")?;
-    let enforcer = Enforcer::new(options.node, options.settings, kernel);
-    let mut reconciler =
-        Reconciler::new(Manifests::new(folder), enforcer, shared).with_bridges(Bridges::new(options.bridges));
-    if let Err(errors) = reconciler.start() {
-        bail!(
-            "nothing has been applied, for the manifests cannot be used:\n{}",
-            errors.join("\n")
-        );
-    }
-    let stop = async {
+    let mut stop = Box::pin(async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM"),
             _ = interrupt.recv() => info!("SIGINT"),
         }
-    };
-    reconciler.run(&mut changes, stop).await;
+    });
+    let enforcer = Enforcer::new(options.node, options.settings, kernel);
+    let bridges = Bridges::new(options.bridges);
+    match (&options.source, access) {
+        (Source::Cluster(_), Some(access)) => {
+            let watches = Watches::start(Arc::new(access), Timing::default());
+            if let Some((live, mut changes)) = live::start(watches, &shared, &mut stop).await {
+                let mut reconciler = Reconciler::new(live, enforcer, shared).with_bridges(bridges);
+                // A snapshot can always be read; what nft refuses is tried again.
+                drop(reconciler.start());
+                reconciler.run(&mut changes, stop).await;
+            }
+        }
+        (Source::Folder(folder), _) => {
+            let (folder, mut changes) = folder::watch(folder).context("cannot tell the current directory")?;
+            let mut reconciler = Reconciler::new(Manifests::new(folder), enforcer, shared).with_bridges(bridges);
+            if let Err(errors) = reconciler.start() {
+                bail!(
+                    "nothing has been applied, for the manifests cannot be used:\n{}",
+                    errors.join("\n")
+                );
+            }
+            reconciler.run(&mut changes, stop).await;
+        }
+        (Source::Cluster(_), None) => bail!("there are no credentials for the API server"),
+    }
     info!("stopping; the rules stay in the kernel, and `palisade cleanup` removes them");
     drop(ending);
     // A client that keeps its connection open does not keep the agent.
@@ -116,6 +146,22 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
         Ok(Ok(Ok(()))) | Err(_) => {}
     }
     Ok(())
+}
+
+/// The source, for the log.
+fn describe(source: &Source, access: Option<&Access>) -> String {
+    let info = access.map(Access::info);
+    match (source, info) {
+        (Source::Folder(folder), _) => folder.display().to_string(),
+        (Source::Cluster(_), None) => String::new(),
+        (Source::Cluster(_), Some(info)) => {
+            let proxy = info
+                .proxy
+                .as_ref()
+                .map_or_else(String::new, |proxy| format!(", through {proxy}"));
+            format!("{} ({}{proxy})", info.server, info.credentials)
+        }
+    }
 }
 
 /// The folder, read with a watch armed before.

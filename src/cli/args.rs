@@ -139,6 +139,9 @@ pub(crate) struct AgentArgs {
     /// Watch the API server that this file names; without either flag, the one of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
     pub(crate) http_addr: SocketAddr,

@@ -155,13 +155,17 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })
 }
 
-/// From a folder of manifests only, until the API server's watches are there.
 fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
-    let Some(manifests) = args.manifests.clone() else {
-        anyhow::bail!("the agent does not watch an API server in this release: give it a folder with --manifests DIR");
+    let source = match (&args.manifests, &args.kubeconfig) {
+        (Some(folder), _) => agent::Source::Folder(folder.clone()),
+        (None, Some(file)) => agent::Source::Cluster(agent::source::Target::Kubeconfig {
+            file: Some(file.clone()),
+            context: args.context.clone(),
+        }),
+        (None, None) => agent::Source::Cluster(agent::source::Target::ServiceAccount),
     };
     agent::run(agent::Options {
-        manifests,
+        source,
         node: args.node_name.as_str().into(),
         http_addr: args.http_addr,
         settings: nft::Settings {

@@ -494,7 +494,7 @@ async fn a_node_that_nobody_knows_is_ready_with_a_warning() {
     play(elsewhere, 0, async |stage| {
         let report = stage.shared.readiness.report().expect("ready");
         assert!(
-            report.contains("warning: the manifests hold neither a Node node-1 nor a pod on it"),
+            report.contains("warning: there is neither a Node node-1 nor a pod on it"),
             "{report}"
         );
         stage.change(Ok(cluster(&["a"]))).await;

@@ -1,6 +1,15 @@
 //! The agent as users run it: the real program, a folder of manifests, and the nftables of a network namespace that holds
 //! nothing else.
 
+#[path = "../support/api/mod.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "other tests use the rest; it may panic on what it did not expect"
+)]
+mod api;
+mod cluster;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -311,9 +320,13 @@ struct Agent {
 impl Agent {
     #[track_caller]
     fn start(folder: &Folder) -> Self {
-        let log = folder.root.path().join("log");
+        Agent::with(&folder.arguments("127.0.0.1:0"), folder.root.path().join("log"))
+    }
+
+    #[track_caller]
+    fn with(arguments: &[String], log: PathBuf) -> Self {
         let mut child = Command::new(PROGRAM)
-            .args(folder.arguments("127.0.0.1:0"))
+            .args(arguments)
             .stderr(fs::File::create(&log).expect("log"))
             .spawn()
             .expect("started");

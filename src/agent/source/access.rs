@@ -1,0 +1,363 @@
+//! How the API server is reached: a kubeconfig or the pod's service account goes in, a client comes out, and a new one
+//! whenever credentials or certificates may have changed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::config::{InClusterError, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long reading credentials may take; a plugin of the kubeconfig can hang.
+const RENEWAL: Duration = Duration::from_secs(30);
+
+/// Which API server, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The service account of the pod that this process runs in.
+    ServiceAccount,
+    /// A kubeconfig.
+    Kubeconfig {
+        /// The file; none means `$KUBECONFIG`, or `~/.kube/config`.
+        file: Option<PathBuf>,
+        /// The context; none means the file's current one.
+        context: Option<String>,
+    },
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum AccessError {
+    /// Not in a pod.
+    #[error(
+        "this process runs in no pod (KUBERNETES_SERVICE_HOST is not set): name an API server with --kubeconfig FILE, or a \
+         folder with --manifests DIR"
+    )]
+    NoPod,
+    /// In a pod without a usable service account.
+    #[error(
+        "the pod's service account cannot be used: {0}; the pod needs serviceAccountName, and must not set \
+         automountServiceAccountToken: false"
+    )]
+    ServiceAccount(String),
+    /// The kubeconfig cannot be read.
+    #[error("{file}: {message}")]
+    File {
+        /// Which.
+        file: String,
+        /// Why.
+        message: String,
+    },
+    /// The kubeconfig has no such context.
+    #[error("{file}: there is no context \"{context}\": name one with --context; there are {known}")]
+    Context {
+        /// The file.
+        file: String,
+        /// What was asked for.
+        context: String,
+        /// Those of the file.
+        known: String,
+    },
+    /// The kubeconfig has no current context.
+    #[error("{file}: the file has no current context: name one with --context; there are {known}")]
+    NoContext {
+        /// The file.
+        file: String,
+        /// Those of the file.
+        known: String,
+    },
+    /// The configuration makes no client: certificates, keys, tokens, a plugin.
+    #[error("cannot use the credentials for {server}: {message}")]
+    Client {
+        /// The API server.
+        server: Uri,
+        /// Why.
+        message: String,
+    },
+}
+
+/// What to tell people about the API server; nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// Its URL.
+    pub server: String,
+    /// Where the credentials are from: a file and its context, or the service account.
+    pub credentials: String,
+    /// The proxy in between, without user and password.
+    pub proxy: Option<String>,
+}
+
+/// A client that is made anew when need be.
+pub struct Access {
+    target: Target,
+    info: ClusterInfo,
+    current: Mutex<(Client, Instant)>,
+}
+
+impl Access {
+    /// Reads the credentials. Must be called in a tokio runtime; no connection is made yet.
+    ///
+    /// # Errors
+    /// What is missing, in which file, and what to write.
+    pub fn new(target: Target) -> Result<Self, AccessError> {
+        let (client, info) = build(&target)?;
+        let current = Mutex::new((client, Instant::now()));
+        Ok(Access { target, info, current })
+    }
+
+    /// The client of now.
+    pub fn client(&self) -> Client {
+        self.current().0.clone()
+    }
+
+    /// What to tell people.
+    pub fn info(&self) -> &ClusterInfo {
+        &self.info
+    }
+
+    /// Reads tokens, certificates and keys again, unless that was done within `age`. When they cannot be read the client
+    /// stays what it was.
+    pub async fn renew(&self, age: Duration) {
+        {
+            let mut current = self.current();
+            if current.1.elapsed() < age {
+                return;
+            }
+            // Whoever comes next need not do it as well.
+            current.1 = Instant::now();
+        }
+        let target = self.target.clone();
+        // Files are read and plugins run: not on the thread that everything else waits for.
+        let built = tokio::task::spawn_blocking(move || build(&target));
+        match tokio::time::timeout(RENEWAL, built).await {
+            Ok(Ok(Ok((client, _)))) => {
+                debug!("credentials read again");
+                self.current().0 = client;
+            }
+            Ok(Ok(Err(error))) => warn!("{error}; the credentials stay what they were"),
+            Ok(Err(panic)) => warn!("cannot read the credentials again: {panic}"),
+            Err(_) => warn!("reading the credentials again takes more than {} s", RENEWAL.as_secs()),
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, (Client, Instant)> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn build(target: &Target) -> Result<(Client, ClusterInfo), AccessError> {
+    let (mut config, credentials, proxied) = match target {
+        Target::ServiceAccount => (service_account()?, "the pod's service account".to_owned(), false),
+        Target::Kubeconfig { file, context } => kubeconfig(file.as_deref(), context.as_deref())?,
+    };
+    if !proxied {
+        // kube reads HTTPS_PROXY for kubeconfigs alone, and asks NO_PROXY about the proxy instead of the server.
+        config.proxy_url = proxy(&Matcher::from_env(), &config.cluster_url, |name| {
+            std::env::var(name).ok()
+        });
+    }
+    config.connect_timeout = Some(CONNECT);
+    // Failures are seen, counted and waited out by whoever watches.
+    config.default_retry = false;
+    let server = config.cluster_url.clone();
+    let info = ClusterInfo {
+        server: server.to_string(),
+        credentials,
+        proxy: config.proxy_url.as_ref().map(without_secrets),
+    };
+    let client = Client::try_from(config).map_err(|error| AccessError::Client {
+        server,
+        message: error.to_string(),
+    })?;
+    Ok((client, info))
+}
+
+fn service_account() -> Result<Config, AccessError> {
+    Config::incluster().map_err(|error| match error {
+        InClusterError::ReadEnvironmentVariable(_) => AccessError::NoPod,
+        error => AccessError::ServiceAccount(error.to_string()),
+    })
+}
+
+/// The configuration, where it is from, and whether it names a proxy itself.
+fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, String, bool), AccessError> {
+    let name = match file {
+        Some(file) => file.display().to_string(),
+        None => "kubeconfig".to_owned(),
+    };
+    let failed = |error: KubeconfigError| AccessError::File {
+        file: name.clone(),
+        message: message(error),
+    };
+    let read = file.map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let mut kubeconfig = read.map_err(failed)?;
+    let known = || {
+        let names: Vec<&str> = kubeconfig.contexts.iter().map(|c| c.name.as_str()).collect();
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
+    let chosen = context.or(kubeconfig.current_context.as_deref().filter(|c| !c.is_empty()));
+    let Some(chosen) = chosen.map(str::to_owned) else {
+        return Err(AccessError::NoContext {
+            known: known(),
+            file: name,
+        });
+    };
+    let Some(entry) = kubeconfig.contexts.iter().find(|c| c.name == chosen) else {
+        return Err(AccessError::Context {
+            known: known(),
+            file: name,
+            context: chosen,
+        });
+    };
+    let cluster = entry.context.as_ref().map(|c| c.cluster.as_str());
+    let cluster = kubeconfig.clusters.iter().find(|c| Some(c.name.as_str()) == cluster);
+    let proxied = cluster
+        .and_then(|c| c.cluster.as_ref()?.proxy_url.as_deref())
+        .is_some_and(|url| !url.is_empty());
+    let credentials = format!("{name}, context {chosen}");
+    kubeconfig.current_context = Some(chosen);
+    let config = Config::try_from(kubeconfig).map_err(failed)?;
+    Ok((config, credentials, proxied))
+}
+
+/// The error without the path, which stands before it already.
+fn message(error: KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, _) => format!("cannot read the kubeconfig: {error}"),
+        KubeconfigError::Parse(error) => format!("this is not a kubeconfig: {error}"),
+        KubeconfigError::FindPath => {
+            "there is no home directory to look for .kube/config in: set KUBECONFIG, or name the file".to_owned()
+        }
+        KubeconfigError::LoadClusterOfContext(cluster) => {
+            format!("the context names cluster \"{cluster}\", which is not among the clusters")
+        }
+        KubeconfigError::MissingClusterUrl => "the cluster has no server: write its URL".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// The proxy that the environment wants for this server.
+fn proxy(matcher: &Matcher, server: &Uri, environment: impl Fn(&str) -> Option<String>) -> Option<Uri> {
+    let intercept = matcher.intercept(server)?;
+    if intercept.basic_auth().is_none() && intercept.raw_auth().is_none() {
+        return Some(intercept.uri().clone());
+    }
+    // The matcher has taken user and password out of the URL, where kube looks for them.
+    let names = match server.scheme_str() {
+        Some("https") => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+        _ => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+    };
+    let value = names
+        .into_iter()
+        .find_map(|n| environment(n).filter(|v| !v.is_empty()))?;
+    let url = if value.contains("://") {
+        value
+    } else {
+        format!("http://{value}")
+    };
+    url.parse().ok()
+}
+
+fn without_secrets(url: &Uri) -> String {
+    let host = url.authority().map_or("", |a| a.as_str());
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{}://{host}", url.scheme_str().unwrap_or("http"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KUBECONFIG: &str = r#"{
+        "apiVersion": "v1", "kind": "Config", "current-context": "one",
+        "clusters": [{"name": "a", "cluster": {"server": "https://10.0.0.1:6443"}},
+                     {"name": "b", "cluster": {"server": "http://10.0.0.2", "proxy-url": "http://me:secret@proxy:3128"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "one", "context": {"cluster": "a", "user": "u"}},
+                     {"name": "two", "context": {"cluster": "b", "user": "u"}},
+                     {"name": "three", "context": {"cluster": "c", "user": "u"}}]}"#;
+
+    fn info(text: &str, context: Option<&str>) -> Result<ClusterInfo, String> {
+        let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+        std::fs::write(file.path(), text).map_err(|e| e.to_string())?;
+        let target = Target::Kubeconfig {
+            file: Some(file.path().to_owned()),
+            context: context.map(str::to_owned),
+        };
+        let name = file.path().display().to_string();
+        let info = Access::new(target).map(|access| access.info().clone());
+        let mut info = info.map_err(|e| e.to_string().replace(&name, "F"))?;
+        info.credentials = info.credentials.replace(&name, "F");
+        Ok(info)
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_names_its_server_and_secrets_stay_hidden() {
+        let two = info(KUBECONFIG, Some("two")).expect("a context");
+        assert_eq!(two.server, "http://10.0.0.2/");
+        assert_eq!(two.credentials, "F, context two");
+        assert_eq!(two.proxy.as_deref(), Some("http://proxy:3128"));
+        let one = info(KUBECONFIG, None).expect("the current context");
+        assert_eq!(one.server, "https://10.0.0.1:6443/");
+    }
+
+    #[tokio::test]
+    async fn every_error_says_what_to_write() {
+        for (text, context, expected) in [
+            (
+                KUBECONFIG,
+                Some("four"),
+                "F: there is no context \"four\": name one with --context; there are one, two, three",
+            ),
+            (
+                KUBECONFIG,
+                Some("three"),
+                "F: the context names cluster \"c\", which is not among the clusters",
+            ),
+            (
+                "{}",
+                None,
+                "F: the file has no current context: name one with --context; there are none",
+            ),
+        ] {
+            assert_eq!(info(text, context).map(drop), Err(expected.to_owned()));
+        }
+        let error = info("[1, 2", None).expect_err("no kubeconfig");
+        assert!(error.starts_with("F: this is not a kubeconfig: "), "{error}");
+        let target = Target::Kubeconfig {
+            file: Some("/nonexistent/config".into()),
+            context: None,
+        };
+        let error = Access::new(target).map(drop).map_err(|e| e.to_string());
+        let expected = "/nonexistent/config: cannot read the kubeconfig: No such file or directory (os error 2)";
+        assert_eq!(error, Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn the_environments_proxy_is_for_those_servers_that_no_proxy_leaves_out() {
+        let value = "http://me:secret@proxy:3128";
+        let matcher = Matcher::builder().https(value).no("10.0.0.0/8,.corp").build();
+        let proxied = |server: &'static str| {
+            let environment = |name: &str| (name == "HTTPS_PROXY").then(|| value.to_owned());
+            proxy(&matcher, &Uri::from_static(server), environment).map(|uri| uri.to_string())
+        };
+        assert_eq!(
+            proxied("https://192.0.2.1:6443").as_deref(),
+            Some("http://me:secret@proxy:3128/")
+        );
+        for direct in ["https://10.1.2.3:6443", "https://api.corp", "http://192.0.2.1"] {
+            assert_eq!(proxied(direct), None, "{direct}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Bounds on what the API server sends. It has bounds of its own, mostly narrower; these hold whatever it does.
+
+use policy_compiler::convert::FieldError;
+
+use super::partial::Meta;
+
+/// The longest line of a watch, in bytes: etcd keeps no object of more than 1.5 MB, unless it is told to.
+pub(super) const LINE: usize = 8 << 20;
+
+/// The largest page of a list, in bytes; when it is more, a smaller page is asked for.
+pub(super) const PAGE: usize = 64 << 20;
+
+/// The largest answer that only says what is wrong, in bytes.
+pub(super) const STATUS: usize = 64 << 10;
+
+/// The most labels of one object.
+const LABELS: usize = 1000;
+
+/// The most errors of one object that are told.
+const ERRORS: usize = 3;
+
+/// What is too large about an object, if anything.
+pub(super) fn check(meta: &Meta) -> Result<(), String> {
+    let labels = meta.labels.as_ref().map_or(0, std::collections::BTreeMap::len);
+    if labels > LABELS {
+        return Err(format!(
+            "metadata.labels: {labels} labels are too many: write at most {LABELS}"
+        ));
+    }
+    Ok(())
+}
+
+/// The errors of one object as one line.
+pub(super) fn sentence(errors: &[FieldError]) -> String {
+    let mut parts: Vec<String> = errors.iter().take(ERRORS).map(|e| format!("{e:.300}")).collect();
+    if errors.len() > ERRORS {
+        parts.push(format!("and {} more", errors.len() - ERRORS));
+    }
+    parts.join("; ")
+}

@@ -1,0 +1,151 @@
+//! The API server as the agent's source: four watches go in, first a snapshot and then its changes come out.
+//!
+//! Nothing comes out before every watch is complete. What is held stays while a watch fails; when the API server has
+//! forgotten where a watch was, the difference to the new list comes out, and only when that list is complete.
+
+mod access;
+mod intern;
+mod kinds;
+mod limits;
+mod partial;
+mod salvage;
+mod shared;
+mod store;
+mod transport;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use policy_compiler::cluster::Cluster;
+use policy_compiler::compile::Event;
+use tokio::task::JoinSet;
+use tracing::error;
+
+pub use access::{Access, AccessError, ClusterInfo, Target};
+pub use kinds::Resource;
+pub use shared::{Health, apply};
+
+use kinds::{Kind, Namespaces, Nodes, Pods, Policies};
+use shared::{Shared, Taken};
+use watch::Watch;
+
+/// How long everything may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From a request to the head of its answer.
+    pub answer: Duration,
+    /// From the head of a page of a list to its end.
+    pub page: Duration,
+    /// From one line of a watch to the next. The API server sends a bookmark about once a minute, so a watch that is silent
+    /// for longer is taken for dead.
+    pub idle: Duration,
+    /// After how long the API server is to end a watch.
+    pub watch: Duration,
+    /// A watch that lived so long is made anew at once; after a shorter one a delay comes first.
+    pub long: Duration,
+    /// The delay after the first failure.
+    pub first_delay: Duration,
+    /// The longest delay.
+    pub longest_delay: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            answer: Duration::from_secs(30),
+            page: Duration::from_secs(120),
+            idle: Duration::from_secs(90),
+            watch: Duration::from_secs(290),
+            long: Duration::from_secs(5),
+            first_delay: Duration::from_secs(1),
+            longest_delay: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Timing {
+    /// In seconds, and less a random part of up to a quarter: the watches of a thousand nodes must not end at once.
+    fn watch_seconds(&self) -> u32 {
+        let jitter = RandomState::new().hash_one(()) % 256;
+        let seconds = self.watch.mul_f64(1.0 - jitter as f64 / 1024.0).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Every watch is complete: the whole cluster. Comes once, and first.
+    Ready(Box<Cluster>),
+    /// What has changed since, at most one event for each object; never empty. Of a change that was undone before it was
+    /// taken, the event that undoes it may be left.
+    Events {
+        /// The changes, in order of kind and name.
+        events: Vec<Event>,
+        /// When the first of them came from the API server.
+        since: Instant,
+    },
+}
+
+/// Watches over pods, namespaces, nodes and policies. They end when this is dropped.
+pub struct Watches {
+    shared: Arc<Shared>,
+    tasks: JoinSet<Resource>,
+}
+
+impl Watches {
+    /// Starts watching. Must be called in a tokio runtime, whose workers then do the reading.
+    pub fn start(access: Arc<Access>, timing: Timing) -> Self {
+        let shared = Arc::new(Shared::default());
+        let mut tasks = JoinSet::new();
+        spawn::<Namespaces>(&mut tasks, &access, &shared, timing);
+        spawn::<Nodes>(&mut tasks, &access, &shared, timing);
+        spawn::<Policies>(&mut tasks, &access, &shared, timing);
+        spawn::<Pods>(&mut tasks, &access, &shared, timing);
+        Watches { shared, tasks }
+    }
+
+    /// Waits for what comes next. Dropped before it is done, it loses nothing.
+    pub async fn next(&mut self) -> Update {
+        loop {
+            tokio::select! {
+                taken = self.shared.take() => return match taken {
+                    Taken::Ready(cluster) => Update::Ready(Box::new(cluster)),
+                    Taken::Events(events, since) => Update::Events { events, since },
+                },
+                Some(ended) = self.tasks.join_next() => {
+                    // A watch never ends by itself. What it held stays, and its health says that it is old.
+                    error!("a watch has ended: {ended:?}; restart the agent, and please report this");
+                }
+            }
+        }
+    }
+
+    /// How the watches fare.
+    pub fn health(&self) -> BTreeMap<Resource, Health> {
+        self.shared.health()
+    }
+
+    /// Whether every watch has been complete.
+    pub fn is_synced(&self) -> bool {
+        self.health().values().all(|health| health.synced)
+    }
+}
+
+fn spawn<K: Kind>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
+    let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
+    let shared = shared.clone();
+    tasks.spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(watch.run());
+        let ended = task.join_next().await;
+        shared.note(K::RESOURCE, |health| {
+            health.failing_since.get_or_insert_with(Instant::now);
+            health.error = Some(format!("the watch has ended: {ended:?}"));
+        });
+        K::RESOURCE
+    });
+}

@@ -1,0 +1,139 @@
+//! The agent on an API server.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::api::{Api, Kind, Verb};
+use super::{Agent, in_a_namespace, palisade, table, until};
+
+fn pod(name: &str, node: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    })
+}
+
+fn policy(port: u16) -> Value {
+    json!({
+        "metadata": {"namespace": "shop", "name": "web"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": port}]}],
+        },
+    })
+}
+
+#[test]
+fn the_kernel_follows_the_api_server() {
+    in_a_namespace("cluster::the_kernel_follows_the_api_server", || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let api = runtime.block_on(Api::start());
+        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
+        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
+        api.put(Kind::NetworkPolicy, policy(8080));
+        api.set_outage(true);
+
+        let folder = tempfile::tempdir().expect("directory");
+        let kubeconfig = folder.path().join("kubeconfig");
+        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
+        let kubeconfig = kubeconfig.display().to_string();
+        let arguments = [
+            "agent",
+            "--node-name",
+            "worker-1",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        let agent = Agent::with(&arguments.map(str::to_owned), folder.path().join("log"));
+        until("what is missing is told", || {
+            let (code, text) = agent.get("/readyz");
+            code == 503 && text.contains("pods cannot be watched: the API server answers 503 ServiceUnavailable")
+        });
+        assert_eq!(table(), None, "nothing is applied before all is known");
+        api.set_outage(false);
+        agent.until_ready();
+        let first = table().expect("a table");
+        assert!(first.contains("8080") && first.contains("10.244.2.2"), "{first}");
+
+        api.put(Kind::NetworkPolicy, policy(9090));
+        until("a policy is followed", || {
+            table().is_some_and(|t| t.contains("9090") && !t.contains("8080"))
+        });
+        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.3"));
+        until("a pod is followed", || {
+            table().is_some_and(|t| t.contains("10.244.2.3") && !t.contains("10.244.2.2"))
+        });
+
+        // An outage freezes what is there, and what happens meanwhile is made up for.
+        let before = table();
+        api.set_outage(true);
+        until("the outage is seen", || {
+            agent.metric("palisade_watch_failing{resource=\"pods\"} 1")
+        });
+        api.delete(Kind::Pod, "shop", "client");
+        api.compact();
+        assert_eq!((table(), agent.get("/readyz").0), (before, 200));
+        api.set_outage(false);
+        until("it is made up for", || {
+            table().is_some_and(|t| !t.contains("10.244.2.3"))
+        });
+
+        // One that cannot be read is told, and the rest goes on.
+        let mut broken = policy(9090);
+        broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
+        api.put(Kind::NetworkPolicy, broken);
+        until("it is told", || {
+            agent
+                .get("/readyz")
+                .1
+                .contains("warning: NetworkPolicy shop/web: spec.ingress[0].ports[0].port")
+        });
+        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.4"));
+        until("the rest goes on", || {
+            table().is_some_and(|t| t.contains("10.244.2.4") && t.contains("9090"))
+        });
+
+        for call in api.calls() {
+            assert!(
+                matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList),
+                "{call:?}"
+            );
+        }
+        let last = table();
+        assert!(agent.stop().success());
+        assert_eq!(table(), last, "the rules stay");
+    });
+}
+
+#[test]
+fn without_credentials_it_does_not_start() {
+    in_a_namespace("cluster::without_credentials_it_does_not_start", || {
+        for (arguments, said) in [
+            (&[][..], "this process runs in no pod"),
+            (
+                &["--kubeconfig", "/nonexistent"][..],
+                "/nonexistent: cannot read the kubeconfig: No such file",
+            ),
+        ] {
+            let all = [
+                &["agent", "--node-name", "n", "--http-addr", "127.0.0.1:0"][..],
+                arguments,
+            ]
+            .concat();
+            let output = palisade(&all);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(text.contains(said), "{text}");
+        }
+    });
+}
