@@ -112,6 +112,35 @@ fn tests_in_their_forms() {
     insta::assert_snapshot!("test_junit", test("junit"));
 }
 
+/// Audited policies beside those of the shop: verdicts are what is in force, and what audit would tell stands beside them.
+#[test]
+fn policies_on_trial() {
+    let answer = |args: &[&str], code: i32| {
+        let (found, stdout, stderr) = run(args);
+        assert_eq!(found, Some(code), "{args:?}: {stderr}");
+        (stdout, stderr)
+    };
+    let text = answer(&["compile", "shop", "trial"], 0).0;
+    insta::assert_snapshot!("trial_compile", text);
+    let compile = ["compile", "shop", "trial", "--node", "worker-1", "-o", "json"];
+    insta::assert_snapshot!("trial_compile_json", answer(&compile, 0).0);
+    let explain = |from, to, port, output| {
+        let ends = ["--from", from, "--to", to, "--port", port, "-o", output];
+        answer(&[&["explain", "shop", "trial"][..], &ends].concat(), 0)
+    };
+    let (denied, notes) = explain("shop/deployment/web", "203.0.113.7", "443", "text");
+    insta::assert_snapshot!("trial_explain", denied);
+    insta::assert_snapshot!("trial_notes", notes);
+    let some = explain("monitoring/scraper", "shop/deployment/web", "all", "text").0;
+    insta::assert_snapshot!("trial_explain_some", some);
+    let json = explain("monitoring/scraper", "shop/deployment/web", "8081", "json").0;
+    insta::assert_snapshot!("trial_explain_json", json);
+    // The matrix of the policies in force is that without the audited ones.
+    let matrix = |paths: &[&str]| answer(&[&["matrix"], paths, &["--all-ports", "-o", "json"]].concat(), 0).0;
+    assert_eq!(matrix(&["shop", "trial"]), matrix(&["shop"]));
+    insta::assert_snapshot!("trial_test", answer(&["test", "trial.yaml"], 1).0);
+}
+
 #[test]
 fn tests_that_all_pass_end_with_0() {
     let text = stdout(&["test", "passing"], 0);

@@ -7,9 +7,12 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use palisade::nft::{Kernel, KernelError, Nft, Ruleset, Settings, diff, render, replace};
+use palisade::nft::names::ChainName;
+use palisade::nft::transaction::{Operation, Transaction};
+use palisade::nft::{Kernel, KernelError, Nft, Renderer, Ruleset, Settings, render, replace};
+use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
-use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{
     Action, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
@@ -54,8 +57,30 @@ fn say(line: &str) {
     assert!(written.is_ok(), "standard error is closed");
 }
 
-fn rendered(cluster: &Cluster, previous: Option<&Ruleset>) -> Ruleset {
-    render(&compile(cluster, &Subjects::All), Settings::default(), previous)
+/// Root outside user namespaces: only it may send nft's larger messages.
+fn is_real_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.contains("4294967295")
+}
+
+fn rendered(cluster: &Cluster) -> Ruleset {
+    render(&compile(cluster, &Subjects::All), Settings::default())
+}
+
+/// A compiler and a renderer of a cluster.
+fn followers(cluster: &Cluster) -> (Compiler, Renderer) {
+    let compiler = Compiler::new(cluster, Subjects::All);
+    let renderer = Renderer::new(compiler.table(), Settings::default());
+    (compiler, renderer)
+}
+
+/// What leads from the cluster that they know to another.
+fn follow((compiler, renderer): &mut (Compiler, Renderer), cluster: &Cluster) -> Transaction {
+    let mut changes = Changes::default();
+    for event in compiler.events_to(cluster) {
+        changes.extend(compiler.apply(event));
+    }
+    renderer.follow(compiler.table(), &changes).unwrap()
 }
 
 /// Loads the ruleset whole, and holds what the kernel lists against it.
@@ -91,6 +116,7 @@ fn policy(name: &str, subject: Selector, ingress: Vec<Rule>, egress: Option<Vec<
             name: name.into(),
         },
         tier: Tier::NetworkPolicy,
+        enforcement: None,
         subject: PodSelection {
             namespaces: NamespaceScope::Named("shop".into()),
             pods: subject,
@@ -136,9 +162,7 @@ fn shop() -> Cluster {
 
 #[test]
 fn an_empty_cluster_loads() {
-    in_namespace("an_empty_cluster_loads", || {
-        check_loads(&rendered(&Cluster::default(), None))
-    });
+    in_namespace("an_empty_cluster_loads", || check_loads(&rendered(&Cluster::default())));
 }
 
 #[test]
@@ -170,7 +194,7 @@ fn blocks_ranges_and_names_load() {
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, Some(egress)));
         let only_name = vec![rule(Peers::All, name)];
         cluster.add_policy(policy("api", Selector::labels([("app", "api")]), only_name, None));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
@@ -180,7 +204,7 @@ fn text_and_json_are_the_same_table() {
         let mut runner = TestRunner::deterministic();
         for _ in 0..10 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let ruleset = rendered(&cluster, None);
+            let ruleset = rendered(&cluster);
             check_loads(&ruleset);
             let nft = Nft::default();
             let by_json = nft.read().unwrap();
@@ -209,19 +233,17 @@ fn differences_lead_to_what_a_full_load_gives() {
     in_namespace("differences_lead_to_what_a_full_load_gives", || {
         let nft = Nft::default();
         let mut runner = TestRunner::deterministic();
-        let mut now: Option<Ruleset> = None;
+        let mut followers = followers(&Cluster::default());
+        nft.apply(&replace(followers.1.ruleset()).unwrap()).unwrap();
         for _ in 0..40 {
             let cluster = testing::cluster(Tiers::All).new_tree(&mut runner).unwrap().current();
-            let next = rendered(&cluster, now.as_ref());
-            if let Some(transaction) = diff(now.as_ref(), &next).unwrap() {
-                nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
-            }
+            let transaction = follow(&mut followers, &cluster);
+            nft.apply(&transaction).unwrap_or_else(|e| panic!("{e}\n{transaction}"));
             let by_difference = nft.read().unwrap().expect("a table");
-            assert_eq!(by_difference.difference(&next), None);
-            assert_eq!(diff(Some(&next), &rendered(&cluster, Some(&next))).unwrap(), None);
-            nft.apply(&replace(&next).unwrap()).unwrap();
+            let whole = followers.1.ruleset();
+            assert_eq!(by_difference.difference(whole), None);
+            nft.apply(&replace(whole).unwrap()).unwrap();
             assert_eq!(nft.read().unwrap(), Some(by_difference));
-            now = Some(next);
         }
         nft.delete().unwrap();
         assert_eq!(nft.read().unwrap(), None);
@@ -242,15 +264,12 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
         }
         let ingress = vec![rule(pods_labelled("app", "api"), tcp(5432, 5432))];
         cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
-        let before = rendered(&cluster, None);
+        let mut followers = followers(&cluster);
+        let before = followers.1.ruleset();
         let begin = Instant::now();
         let nft = Nft::default();
-        match nft.apply(&replace(&before).unwrap()) {
-            Err(e)
-                if !std::fs::read_to_string("/proc/self/uid_map")
-                    .unwrap()
-                    .contains("4294967295") =>
-            {
+        match nft.apply(&replace(before).unwrap()) {
+            Err(e) if !is_real_root() => {
                 return say(&format!(
                     "NOT RUN: ten thousand peers: so much needs root outside user namespaces: {e}"
                 ));
@@ -258,16 +277,16 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
             result => result.unwrap(),
         }
         eprintln!("10,000 peers loaded in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&before), None);
+        assert_eq!(nft.read().unwrap().expect("a table").difference(before), None);
 
         cluster.add_pod(peer(10_000));
-        let after = rendered(&cluster, Some(&before));
-        let one = diff(Some(&before), &after).unwrap().expect("a change");
+        let one = follow(&mut followers, &cluster);
         assert_eq!(one.size(), 1, "{one}");
         let begin = Instant::now();
         nft.apply(&one).unwrap();
         eprintln!("one more in {:?}", begin.elapsed());
-        assert_eq!(nft.read().unwrap().expect("a table").difference(&after), None);
+        let after = followers.1.ruleset();
+        assert_eq!(nft.read().unwrap().expect("a table").difference(after), None);
     });
 }
 
@@ -290,8 +309,8 @@ fn other_tables_are_left_alone() {
             "{ type filter hook forward priority 7; }",
         ]);
         let before = run(&["list", "ruleset"]);
-        check_loads(&rendered(&shop(), None));
-        check_loads(&rendered(&shop(), None));
+        check_loads(&rendered(&shop()));
+        check_loads(&rendered(&shop()));
         Nft::default().delete().unwrap();
         assert_eq!(run(&["list", "ruleset"]), before);
     });
@@ -318,14 +337,14 @@ fn nft_needs_no_names_of_protocols() {
             rule(Peers::Listed(vec![block("192.0.2.0/24", &[])]), Ports::Listed(listed)),
         ];
         cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
-        check_loads(&rendered(&cluster, None));
+        check_loads(&rendered(&cluster));
     });
 }
 
 #[test]
 fn a_table_that_is_switched_off_is_noticed() {
     in_namespace("a_table_that_is_switched_off_is_noticed", || {
-        let ruleset = rendered(&shop(), None);
+        let ruleset = rendered(&shop());
         check_loads(&ruleset);
         let nft = |command: &str| {
             std::process::Command::new("nft")
@@ -344,5 +363,123 @@ fn a_table_that_is_switched_off_is_noticed() {
             Err(error) => assert!(matches!(error, KernelError::Answer(_)), "{error}"),
         }
         check_loads(&ruleset);
+    });
+}
+
+/// Loads a policy's rendering whole, as a difference from a cluster without it, and takes it away again.
+#[track_caller]
+fn check_policy(name: &str, ingress: Vec<Rule>) {
+    let nft = Nft::default();
+    let mut followers = followers(&shop());
+    check_loads(followers.1.ruleset());
+    let mut cluster = shop();
+    let db = Selector::labels([("app", "db")]);
+    cluster.add_policy(policy("db", db, ingress.clone(), Some(ingress)));
+    for to in [&cluster, &shop()] {
+        let transaction = follow(&mut followers, to);
+        assert!(!transaction.is_empty(), "{name}");
+        nft.check(&transaction).unwrap_or_else(|e| panic!("{name}: {e}"));
+        nft.apply(&transaction).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found = nft.read().unwrap().expect("a table");
+        assert_eq!(found.difference(followers.1.ruleset()), None, "{name}");
+    }
+    let after = rendered(&cluster);
+    nft.check(&replace(&after).unwrap()).unwrap();
+    check_loads(&after);
+}
+
+#[test]
+fn policies_that_make_no_sense_load() {
+    in_namespace("policies_that_make_no_sense_load", || {
+        let nobody = || Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "nobody-has-it".into())]);
+        let blocks = |blocks: Vec<Peer>| vec![rule(Peers::Listed(blocks), tcp(80, 80))];
+        check_policy("a name that nobody has", vec![rule(Peers::All, nobody())]);
+        check_policy(
+            "for blocks too",
+            vec![rule(Peers::Listed(vec![block("10.0.0.0/8", &[])]), nobody())],
+        );
+        check_policy("no peers", blocks(Vec::new()));
+        check_policy("no ports", vec![rule(Peers::All, Ports::Listed(Vec::new()))]);
+        check_policy("itself excepted", blocks(vec![block("10.0.0.0/8", &["10.0.0.0/8"])]));
+        let halves = block("0.0.0.0/0", &["0.0.0.0/1", "128.0.0.0/1"]);
+        let halves_6 = block("::/0", &["::/1", "8000::/1"]);
+        check_policy("both halves excepted", blocks(vec![halves, halves_6]));
+        check_policy("everything", blocks(vec![block("0.0.0.0/0", &[]), block("::/0", &[])]));
+        let overlapping = [
+            "10.0.0.0/8",
+            "10.0.0.0/9",
+            "10.0.0.0/8",
+            "10.64.0.0/10",
+            "0.0.0.0/0",
+            "10.0.0.1/32",
+        ];
+        check_policy(
+            "overlapping",
+            blocks(overlapping.iter().map(|b| block(b, &[])).collect()),
+        );
+        let ends = [
+            "0.0.0.0/32",
+            "255.255.255.255/32",
+            "::/128",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
+        ];
+        check_policy(
+            "the ends of the address space",
+            blocks(ends.iter().map(|b| block(b, &[])).collect()),
+        );
+        let but_ends = vec![block("0.0.0.0/0", &ends[..2]), block("::/0", &ends[2..])];
+        check_policy("all but the ends", blocks(but_ends));
+        let every_other = (0..200).map(|i| PortMatch::Range(Protocol::Udp, PortRange::one(2 * i + 1)));
+        check_policy(
+            "many ports",
+            vec![rule(Peers::All, Ports::Listed(every_other.collect()))],
+        );
+    });
+}
+
+#[test]
+fn ten_thousand_blocks_load() {
+    in_namespace("ten_thousand_blocks_load", || {
+        // Every second one, so that no two are one range.
+        let all = (0..10_000u32).map(|i| block(&format!("{}/32", Ipv4Addr::from_bits(0x0b00_0000 + 2 * i)), &[]));
+        let mut cluster = shop();
+        let ingress = vec![rule(Peers::Listed(all.collect()), tcp(80, 80))];
+        cluster.add_policy(policy("db", Selector::labels([("app", "db")]), ingress, None));
+        let ruleset = rendered(&cluster);
+        let nft = Nft::default();
+        let begin = Instant::now();
+        match nft.apply(&replace(&ruleset).unwrap()) {
+            Err(e) if !is_real_root() => {
+                return say(&format!(
+                    "NOT RUN: ten_thousand_blocks_load: needs root outside user namespaces: {e}"
+                ));
+            }
+            result => result.unwrap(),
+        }
+        eprintln!("10,000 blocks loaded in {:?}", begin.elapsed());
+        assert_eq!(nft.read().unwrap().expect("a table").difference(&ruleset), None);
+    });
+}
+
+#[test]
+fn a_dry_run_tells_and_changes_nothing() {
+    in_namespace("a_dry_run_tells_and_changes_nothing", || {
+        let nft = Nft::default();
+        let ruleset = rendered(&shop());
+        nft.check(&replace(&ruleset).unwrap()).unwrap();
+        assert_eq!(nft.read().unwrap(), None);
+        check_loads(&ruleset);
+        let before = nft.read().unwrap();
+        // Only the kernel knows that something still leads to this chain.
+        let mut busy = Transaction::default();
+        busy.add(Operation::DeleteChain(ChainName::Denied)).unwrap();
+        for result in [nft.check(&busy), nft.apply(&busy)] {
+            let error = result.unwrap_err();
+            assert!(
+                matches!(&error, KernelError::Refused(why) if why.contains("busy")),
+                "{error}"
+            );
+        }
+        assert_eq!(nft.read().unwrap(), before);
     });
 }

@@ -194,3 +194,20 @@ fn every_dependency_is_used_and_says_why() {
         }
     }
 }
+
+#[test]
+fn every_path_of_a_packet_names_its_tests() {
+    let text = std::fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let (_, section) = text.split_once("## What policy sees on each path").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let main = std::fs::read_to_string(root().join("tests/packets/main.rs")).unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 20, "the table of paths is not where it was");
+    for row in rows {
+        let named: Vec<&str> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        for name in named {
+            assert!(main.contains(&format!("(\"{name}\",")), "no such test: {name}");
+        }
+    }
+}

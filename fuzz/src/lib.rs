@@ -65,9 +65,14 @@ pub fn compile(data: &[u8]) {
     let evaluator = Evaluator::new(&cluster);
     let ends = testing::endpoints(&cluster, &table);
     for (from, to) in pairs(&ends, usize::from(*first)) {
-        let allowed = table.allowed(from, to);
+        let (allowed, would) = (table.allowed(from, to), table.would_allow(from, to));
         for traffic in testing::traffics() {
             let decision = evaluator.decide(from, to, traffic);
+            let audit = (would.contains(traffic), decision.would_be_allowed());
+            assert_eq!(
+                audit.0, audit.1,
+                "audit of {from} -> {to} on {traffic}: {decision}\n{cluster:#?}"
+            );
             assert_eq!(
                 allowed.contains(traffic),
                 decision.allowed,
@@ -186,9 +191,12 @@ fn pairs(ends: &[Endpoint], offset: usize) -> impl Iterator<Item = (&Endpoint, &
     chosen.map(move |at| (&ends[at / ends.len()], &ends[at % ends.len()]))
 }
 
+/// The allow sets of a pod in one direction: that in force, and that of the audited policies.
+type Sets = (AllowSet, Option<AllowSet>);
+
 /// The allow sets of every pod: what a table says, without the numbers that it gives to things.
-fn meaning(table: &Table) -> Vec<(String, [AllowSet; 2])> {
-    let sets = |index| Direction::BOTH.map(|d| table.allow_set(index, d));
+fn meaning(table: &Table) -> Vec<(String, [Sets; 2])> {
+    let sets = |index| Direction::BOTH.map(|d| (table.allow_set(index, d), table.audited_allow_set(index, d)));
     let mut out: Vec<_> = table
         .pods()
         .map(|(index, pod)| (pod.name.to_string(), sets(index)))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::labels::{Labels, NAMESPACE_NAME_LABEL, Name, Selector};
-use crate::policy::{Policy, PolicyName, Tier};
+use crate::policy::{Enforcement, Policy, PolicyName, Tier};
 use crate::ports::{PortSet, Protocol, Traffic};
 
 /// The name of a pod: `namespace/name`.
@@ -94,14 +94,20 @@ pub struct Namespace {
     pub name: Name,
     /// `metadata.labels`, always with [`NAMESPACE_NAME_LABEL`].
     pub labels: Labels,
+    /// What its annotation asks for, of the policies in it that have none of their own.
+    pub enforcement: Option<Enforcement>,
 }
 
 impl Namespace {
-    /// A namespace; its name label is set as the API server sets it.
+    /// A namespace; its name label is set as the API server sets it, and it asks for no mode.
     pub fn new(name: impl Into<Name>, labels: Labels) -> Self {
         let name = name.into();
         let labels = labels.with(NAMESPACE_NAME_LABEL, &name);
-        Namespace { name, labels }
+        Namespace {
+            name,
+            labels,
+            enforcement: None,
+        }
     }
 }
 
@@ -233,6 +239,12 @@ impl Cluster {
             Some(namespace) => namespace.labels.clone(),
             None => Labels::default().with(NAMESPACE_NAME_LABEL, name),
         }
+    }
+
+    /// Whether a policy is in force here.
+    pub fn enforcement(&self, policy: &Policy) -> Enforcement {
+        let namespace = policy.name.namespace.as_ref().and_then(|n| self.namespaces.get(n));
+        policy.enforcement_in(namespace.and_then(|n| n.enforcement))
     }
 }
 

@@ -10,9 +10,9 @@ use crate::addresses::AddressBook;
 use crate::changes::Changes;
 use crate::cluster::{Cluster, Namespace, Node, Pod, PodName};
 use crate::half::Half;
-use crate::labels::Name;
+use crate::labels::{Labels, Name};
 use crate::matching::SelectionIndex;
-use crate::policy::{Direction, Policy, PolicyName, Tier};
+use crate::policy::{Direction, Enforcement, Policy, PolicyName, Tier};
 use crate::population::{Identity, Population};
 use crate::table::{PodIndex, Table};
 
@@ -75,6 +75,7 @@ pub enum Event {
 /// cluster.add_policy(Policy {
 ///     name: PolicyName { namespace: Some("shop".into()), name: "deny-all".into() },
 ///     tier: Tier::NetworkPolicy,
+///     enforcement: None,
 ///     subject: PodSelection { namespaces: NamespaceScope::Named("shop".into()), pods: Selector::everything() },
 ///     ingress: Some(Vec::new()),
 ///     egress: None,
@@ -89,12 +90,15 @@ pub fn compile(cluster: &Cluster, subjects: &Subjects) -> Table {
 }
 
 /// A table that follows its cluster. Equal to a table compiled from scratch at every moment, but for the numbers of things.
+#[derive(Debug)]
 pub struct Compiler {
     subjects: Subjects,
     /// What every policy selects, by the policy's number.
     selected: SelectionIndex,
     policy_ids: FxHashMap<(Tier, PolicyName), u32>,
     nodes: FxHashMap<Name, Arc<Node>>,
+    /// What the namespaces that ask for something ask for.
+    enforcement: FxHashMap<Name, Enforcement>,
     table: Table,
 }
 
@@ -116,11 +120,15 @@ impl Compiler {
             .map(|(name, node)| (name.clone(), node.clone()))
             .collect();
         let (selected, policy_ids) = Default::default();
+        let namespaces = cluster.namespaces.values();
         let mut compiler = Compiler {
             subjects,
             selected,
             policy_ids,
             nodes,
+            enforcement: namespaces
+                .filter_map(|n| Some((n.name.clone(), n.enforcement?)))
+                .collect(),
             table,
         };
         for namespace in cluster.namespaces.values() {
@@ -182,6 +190,46 @@ impl Compiler {
             Event::PolicyGone(tier, name) => self.replace_policy((tier, name), None),
         }
         self.settle()
+    }
+
+    /// The events that lead from the cluster as it is known here to a snapshot; what goes comes first.
+    pub fn events_to(&self, cluster: &Cluster) -> Vec<Event> {
+        let Table {
+            population, policies, ..
+        } = &self.table;
+        let live = |name: &PodName| cluster.pods.get(name).is_some_and(|pod| !pod.ended);
+        let mut events: Vec<Event> = Vec::new();
+        let gone = self.table.pods().map(|(_, pod)| &pod.name).filter(|name| !live(name));
+        events.extend(gone.cloned().map(Event::PodGone));
+        let gone = policies.iter().map(|(_, policy)| (policy.tier, &policy.name));
+        let gone = gone.map(|(tier, name)| (tier, name.clone()));
+        let gone = gone.filter(|key| !cluster.policies.contains_key(key));
+        events.extend(gone.map(|(tier, name)| Event::PolicyGone(tier, name)));
+        let gone = population
+            .namespaces()
+            .filter(|(name, _)| !cluster.namespaces.contains_key(*name));
+        events.extend(gone.map(|(name, _)| Event::NamespaceGone(name.clone())));
+        let gone = self.nodes.keys().filter(|name| !cluster.nodes.contains_key(*name));
+        events.extend(gone.cloned().map(Event::NodeGone));
+
+        let nodes = cluster
+            .nodes
+            .values()
+            .filter(|node| self.nodes.get(&node.name) != Some(node));
+        events.extend(nodes.cloned().map(Event::Node));
+        let known: FxHashMap<&Name, &Labels> = population.namespaces().collect();
+        let namespaces = cluster.namespaces.values();
+        let namespaces = namespaces.filter(|n| known.get(&n.name).is_none_or(|labels| **labels != n.labels));
+        events.extend(namespaces.cloned().map(Event::Namespace));
+        let new = |pod: &&Arc<Pod>| !pod.ended && population.index(&pod.name).is_none_or(|i| population.pod(i) != *pod);
+        events.extend(cluster.pods.values().filter(new).cloned().map(Event::Pod));
+        let new = |(key, policy): &(&(Tier, PolicyName), &Arc<Policy>)| {
+            let known = self.policy_ids.get(key);
+            known.is_none_or(|id| self.table.policy(*id) != *policy)
+        };
+        let policies = cluster.policies.iter().filter(new);
+        events.extend(policies.map(|(_, policy)| Event::Policy(policy.clone())));
+        events
     }
 
     fn settle(&mut self) -> Changes {
@@ -251,12 +299,23 @@ impl Compiler {
 
     fn replace_namespace(&mut self, name: &Name, namespace: Option<&Arc<Namespace>>) {
         let labels = namespace.map(|n| &n.labels);
-        if !self.table.population.set_namespace(name, labels) {
+        let relabelled = self.table.population.set_namespace(name, labels);
+        let before = match namespace.and_then(|n| n.enforcement) {
+            Some(enforcement) => self.enforcement.insert(name.clone(), enforcement),
+            None => self.enforcement.remove(name),
+        };
+        let other_mode = before.unwrap_or_default() != self.enforcement.get(name).copied().unwrap_or_default();
+        if !relabelled && !other_mode {
             return;
         }
         for identity in self.table.population.in_namespace(name) {
-            self.ungroup(identity);
-            self.group(identity);
+            if relabelled || self.follows_its_namespace(identity) {
+                self.ungroup(identity);
+                self.group(identity);
+            }
+            if !relabelled {
+                continue;
+            }
             let Table {
                 population,
                 ingress,
@@ -338,11 +397,28 @@ impl Compiler {
         self.add_subjects(identity, &pods);
     }
 
+    /// The policies that select the pods of an identity, in no order.
+    fn selecting(&self, identity: u32) -> Vec<u32> {
+        let population = &self.table.population;
+        let Identity { namespace, labels, .. } = population.identity(identity);
+        self.selected
+            .matches(namespace, &population.namespace_labels(namespace), labels)
+    }
+
+    /// Whether the mode of its namespace is that of a policy which selects an identity.
+    fn follows_its_namespace(&self, identity: u32) -> bool {
+        self.selecting(identity).into_iter().any(|id| {
+            let policy = self.table.policy(id);
+            policy.enforcement_in(Some(Enforcement::Audit)) != policy.enforcement_in(None)
+        })
+    }
+
     /// Makes pods of one identity subjects.
     fn add_subjects(&mut self, identity: u32, pods: &[PodIndex]) {
         if pods.is_empty() {
             return;
         }
+        let mut selecting = self.selecting(identity);
         let Table {
             population,
             policies,
@@ -350,19 +426,24 @@ impl Compiler {
             egress,
             ..
         } = &mut self.table;
-        let Identity { namespace, labels, .. } = population.identity(identity);
-        let mut selecting = self
-            .selected
-            .matches(namespace, &population.namespace_labels(namespace), labels);
         selecting.sort_by_key(|id| {
             let policy = &policies[*id as usize];
             (policy.tier, &policy.name)
         });
+        let Identity { namespace, .. } = population.identity(identity);
+        let asked = self.enforcement.get(namespace).copied();
+        let audited = |id: &u32| policies[*id as usize].enforcement_in(asked) == Enforcement::Audit;
         for half in [ingress, egress] {
             let speaks = |id: &u32| policies[*id as usize].rules(half.direction()).is_some();
-            let judging: Vec<u32> = selecting.iter().copied().filter(speaks).collect();
+            let speaking = selecting.iter().copied().filter(speaks);
+            let (audited, in_force): (Vec<u32>, Vec<u32>) = speaking.partition(audited);
+            // Beside a policy in force an audited one has nothing to tell: the one denies already what the other would.
+            let (judging, only_audited) = match in_force.is_empty() {
+                true => (audited, true),
+                false => (in_force, false),
+            };
             if !judging.is_empty() {
-                half.add_subjects(pods, population, &judging, policies);
+                half.add_subjects(pods, population, &judging, only_audited, policies);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What is odd about the input: said beside the result, never in its place.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use serde::Serialize;
 use crate::cells;
 use crate::cluster::{Cluster, Pod};
 use crate::labels::NAMESPACE_NAME_LABEL;
-use crate::policy::{Direction, IpBlock, NamespaceScope, Peer, Peers, Policy, PortMatch, Ports, Rule, Tier};
-use crate::table::{Group, PodIndex, Table};
+use crate::policy::{
+    Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, Policy, PortMatch, Ports, Rule, Tier,
+};
+use crate::table::{Group, GroupId, PodIndex, Table};
 
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -54,10 +57,21 @@ pub fn diagnose(cluster: &Cluster, table: &Table) -> Vec<Diagnostic> {
     let subjects = subjects_of_policies(table);
     let host_network: Vec<&Arc<Pod>> = table.pods().map(|(_, p)| p).filter(|p| p.host_network).collect();
     for (id, policy) in table.policies.iter() {
-        let subjects = subjects.get(&(id as u32)).map_or(&[][..], Vec::as_slice);
-        about_subjects(cluster, &host_network, policy, subjects, &mut out);
+        let groups = subjects.get(&(id as u32)).map_or(&[][..], Vec::as_slice);
+        let subjects = match cluster.enforcement(policy) {
+            Enforcement::Enforce => Subjects::Groups(groups),
+            Enforcement::Audit => {
+                let selected = |pod: &Pod| !pod.host_network && selects(cluster, policy, pod);
+                let pods = table.pods().filter(|(_, pod)| selected(pod));
+                Subjects::Pods(pods.map(|(index, _)| index).collect())
+            }
+        };
+        about_subjects(cluster, &host_network, policy, &subjects, &mut out);
         about_blocks(policy, &mut out);
-        about_port_names(table, policy, subjects, &mut out);
+        about_port_names(table, policy, &subjects, &mut out);
+        if let Subjects::Pods(pods) = &subjects {
+            about_audit(table, policy, pods, &mut out);
+        }
     }
     out.sort_unstable();
     out.dedup();
@@ -75,6 +89,43 @@ fn subjects_of_policies(table: &Table) -> FxHashMap<u32, Vec<(Direction, &Group)
         }
     }
     out
+}
+
+/// The pods that a policy selects.
+enum Subjects<'t> {
+    /// Of one in force: it judges them all.
+    Groups(&'t [(Direction, &'t Group)]),
+    /// Of an audited one, which is left out where others judge.
+    Pods(Vec<PodIndex>),
+}
+
+impl Subjects<'_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Subjects::Groups(groups) => groups.is_empty(),
+            Subjects::Pods(pods) => pods.is_empty(),
+        }
+    }
+
+    /// Those that it selects for a direction of which it speaks.
+    fn of(&self, direction: Direction) -> Box<dyn Iterator<Item = PodIndex> + '_> {
+        match self {
+            Subjects::Groups(groups) => {
+                let groups = groups.iter().filter(move |(d, _)| *d == direction);
+                Box::new(groups.flat_map(|(_, g)| &g.members).copied())
+            }
+            Subjects::Pods(pods) => Box::new(pods.iter().copied()),
+        }
+    }
+}
+
+fn selects(cluster: &Cluster, policy: &Policy, pod: &Pod) -> bool {
+    let namespace = &pod.name.namespace;
+    let in_scope = match &policy.subject.namespaces {
+        NamespaceScope::Named(name) => name == namespace,
+        NamespaceScope::Matching(selector) => selector.matches(&cluster.namespace_labels(namespace)),
+    };
+    in_scope && policy.subject.pods.matches(&pod.labels)
 }
 
 fn kind(policy: &Policy) -> &'static str {
@@ -142,18 +193,10 @@ fn about_subjects(
     cluster: &Cluster,
     host_network: &[&Arc<Pod>],
     policy: &Policy,
-    subjects: &[(Direction, &Group)],
+    subjects: &Subjects<'_>,
     out: &mut Vec<Diagnostic>,
 ) {
-    let selects = |pod: &Pod| {
-        let namespace = &pod.name.namespace;
-        let in_scope = match &policy.subject.namespaces {
-            NamespaceScope::Named(name) => name == namespace,
-            NamespaceScope::Matching(selector) => selector.matches(&cluster.namespace_labels(namespace)),
-        };
-        in_scope && policy.subject.pods.matches(&pod.labels)
-    };
-    for pod in host_network.iter().filter(|p| selects(p)) {
+    for pod in host_network.iter().filter(|p| selects(cluster, policy, p)) {
         out.push(Diagnostic {
             severity: Severity::Warning,
             code: "host-network-pod",
@@ -171,6 +214,42 @@ fn about_subjects(
             object: format!("{} {}", kind(policy), policy.name),
             message: format!("selects no pod: there are no {}", policy.subject),
         });
+    }
+}
+
+/// That a policy is audited, and where its audit can tell nothing.
+fn about_audit(table: &Table, policy: &Policy, pods: &[PodIndex], out: &mut Vec<Diagnostic>) {
+    let mut add = |severity, code, message| {
+        out.push(Diagnostic {
+            severity,
+            code,
+            object: format!("{} {}", kind(policy), policy.name),
+            message,
+        });
+    };
+    let whose = match policy.enforcement {
+        Some(_) => "its annotation",
+        None => "the annotation of its namespace",
+    };
+    let message = format!("is audited, as {whose} asks: it denies nothing, and what it would deny is recorded");
+    add(Severity::Note, "audited-policy", message);
+    for direction in Direction::BOTH.into_iter().filter(|d| policy.isolates(*d)) {
+        let half = table.half(direction);
+        let groups: BTreeSet<GroupId> = pods.iter().filter_map(|pod| half.group_of(*pod)).collect();
+        let (audited, others): (Vec<&Group>, Vec<&Group>) =
+            groups.iter().map(|id| half.group(*id)).partition(|g| g.audited);
+        let by_tiers = others.iter().filter(|g| !g.isolated).count();
+        if by_tiers > 0 {
+            let message = format!(
+                "{direction}: cluster-wide policies judge pods that it selects, and there it is left out of the audit"
+            );
+            add(Severity::Warning, "audit-beside-other-tier", message);
+        } else if audited.is_empty() && !others.is_empty() {
+            let message = format!(
+                "{direction}: policies in force isolate every pod that it selects, so that it could only allow more: there is nothing to observe"
+            );
+            add(Severity::Warning, "nothing-to-audit", message);
+        }
     }
 }
 
@@ -208,7 +287,7 @@ fn about_blocks(policy: &Policy, out: &mut Vec<Diagnostic>) {
     }
 }
 
-fn about_port_names(table: &Table, policy: &Policy, subjects: &[(Direction, &Group)], out: &mut Vec<Diagnostic>) {
+fn about_port_names(table: &Table, policy: &Policy, subjects: &Subjects<'_>, out: &mut Vec<Diagnostic>) {
     for (direction, index, rule) in rules(policy) {
         let Ports::Listed(ports) = &rule.ports else { continue };
         for port in ports {
@@ -218,10 +297,7 @@ fn about_port_names(table: &Table, policy: &Policy, subjects: &[(Direction, &Gro
             let declares = |pod: &Arc<Pod>| !pod.named_port(*protocol, name).is_empty();
             let mut destinations: Box<dyn Iterator<Item = &Arc<Pod>>> = match direction {
                 Direction::Egress => Box::new(table.pods().map(|(_, p)| p).filter(|p| !p.host_network)),
-                Direction::Ingress => {
-                    let groups = subjects.iter().filter(|(d, _)| *d == direction);
-                    Box::new(groups.flat_map(|(_, g)| &g.members).map(|p| table.pod(*p)))
-                }
+                Direction::Ingress => Box::new(subjects.of(direction).map(|p| table.pod(p))),
             };
             if !destinations.any(declares) {
                 let whose = match direction {

@@ -1,212 +1,21 @@
 //! The reference evaluator: one connection, answered straight from the policies, the slow and obvious way, with reasons.
 //! It shares no code with the compiler but the types; property tests hold the two equal.
 
-use std::fmt;
+mod decision;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::addresses::AddressBook;
-use crate::cluster::{Cluster, Endpoint, Exemption, Pod};
+use crate::cluster::{Cluster, Endpoint, Pod};
 use crate::labels::Name;
 use crate::policy::{
-    Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
+    Action, Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PortMatch, Ports, Rule,
     Tier,
 };
 use crate::ports::{PortSet, Protocol, Traffic};
 
-/// One rule of one policy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct RuleRef {
-    /// The policy.
-    pub policy: PolicyName,
-    /// Which of its rule lists.
-    pub direction: Direction,
-    /// The index in that list, from 0, as in `spec.ingress[0]`.
-    pub index: usize,
-}
-
-impl fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}[{}]", self.policy, self.direction, self.index)
-    }
-}
-
-/// Why a rule does not match, by the peer of it that comes nearest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum MissReason {
-    /// The peer is no pod (an address, or a host-network pod), and the rule lists pods only.
-    NotAPod {
-        /// What the rule asks for.
-        wanted: String,
-    },
-    /// The peer's namespace does not match.
-    Namespace {
-        /// What the rule asks for.
-        wanted: String,
-        /// The peer's namespace, with its labels where they were looked at.
-        found: String,
-    },
-    /// The peer's labels do not match.
-    Labels {
-        /// The selector.
-        wanted: String,
-        /// The peer's labels.
-        found: String,
-    },
-    /// The peer's address is outside the block.
-    Cidr {
-        /// The block.
-        wanted: String,
-        /// The address; none for a pod without one.
-        found: Option<IpAddr>,
-    },
-    /// The peer's address is in the block, but excepted.
-    Excepted {
-        /// The exception that holds it.
-        except: String,
-        /// The address.
-        found: IpAddr,
-    },
-    /// The peer matches, the port does not.
-    Port {
-        /// The ports of the rule.
-        wanted: String,
-        /// The port asked for.
-        found: String,
-    },
-    /// The peer matches, and a name among the rule's ports stands for no port of the destination.
-    NamedPort {
-        /// The name, with its protocol.
-        wanted: String,
-        /// The destination.
-        destination: String,
-    },
-}
-
-impl MissReason {
-    /// How near the miss is; the higher the nearer.
-    fn nearness(&self) -> u8 {
-        match self {
-            MissReason::NotAPod { .. } => 0,
-            MissReason::Cidr { .. } => 1,
-            MissReason::Namespace { .. } => 2,
-            MissReason::Labels { .. } => 3,
-            MissReason::Excepted { .. } => 4,
-            MissReason::NamedPort { .. } => 5,
-            MissReason::Port { .. } => 6,
-        }
-    }
-}
-
-impl fmt::Display for MissReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MissReason::NotAPod { wanted } => write!(f, "wants {wanted}, the peer is no pod to policy"),
-            MissReason::Namespace { wanted, found } => write!(f, "wants namespace {wanted}, the peer is in {found}"),
-            MissReason::Labels { wanted, found } if found.is_empty() => {
-                write!(f, "wants labels {wanted}, the peer has none")
-            }
-            MissReason::Labels { wanted, found } => write!(f, "wants labels {wanted}, the peer has {found}"),
-            MissReason::Cidr {
-                wanted,
-                found: Some(address),
-            } => write!(f, "wants {wanted}, the peer is {address}"),
-            MissReason::Cidr { wanted, found: None } => write!(f, "wants {wanted}, the peer has no address"),
-            MissReason::Excepted { except, found } => write!(f, "excepts {except}, which holds {found}"),
-            MissReason::Port { wanted, found } => write!(f, "wants port {wanted}, asked for {found}"),
-            MissReason::NamedPort { wanted, destination } => {
-                write!(f, "wants port {wanted}, a name that {destination} does not declare")
-            }
-        }
-    }
-}
-
-/// A rule that did not match, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Miss {
-    /// The rule.
-    pub rule: RuleRef,
-    /// Why.
-    pub reason: MissReason,
-}
-
-/// What the policies of one end say, in one direction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Side {
-    /// The direction.
-    pub direction: Direction,
-    /// Whether this side lets the connection pass.
-    pub allowed: bool,
-    /// The NetworkPolicies that isolate the pod in this direction.
-    #[serde(rename = "isolatedBy")]
-    pub isolated_by: Vec<PolicyName>,
-    /// The rule that decided: it admits, or (of a cluster-wide policy) denies.
-    #[serde(rename = "decidedBy")]
-    pub decided_by: Option<RuleRef>,
-    /// The rules that did not match, each with its nearest miss; kept for a denial.
-    pub misses: Vec<Miss>,
-}
-
-/// The answer about one connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Decision {
-    /// Whether it passes.
-    pub allowed: bool,
-    /// Whether the two ends have addresses of different families only, so that there is no such connection.
-    #[serde(rename = "noCommonFamily")]
-    pub no_common_family: bool,
-    /// Why policy does not apply, if so; the sides are then as if it did.
-    pub exemption: Option<Exemption>,
-    /// The source's side.
-    pub egress: Side,
-    /// The destination's side.
-    pub ingress: Side,
-}
-
-impl fmt::Display for Decision {
-    /// The reason, in one sentence.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.no_common_family {
-            return f.write_str("the two ends have no address family in common");
-        }
-        if let Some(exemption) = self.exemption {
-            return exemption.fmt(f);
-        }
-        if self.allowed {
-            return write!(f, "{}; {}", self.egress, self.ingress);
-        }
-        let denying: Vec<String> = [&self.egress, &self.ingress]
-            .iter()
-            .filter(|s| !s.allowed)
-            .map(ToString::to_string)
-            .collect();
-        f.write_str(&denying.join("; "))
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = self.direction;
-        match (&self.decided_by, self.allowed) {
-            (Some(rule), true) => write!(f, "{direction} allowed by {rule}"),
-            (Some(rule), false) => write!(f, "{direction} denied by {rule}"),
-            (None, true) => write!(f, "{direction} not isolated"),
-            (None, false) => {
-                let policies: Vec<String> = self.isolated_by.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "{direction} isolated by {} and no rule admits it",
-                    policies.join(", ")
-                )?;
-                let nearest = self.misses.iter().max_by_key(|m| m.reason.nearness());
-                nearest.map_or(Ok(()), |m| write!(f, "; nearest: {} {}", m.rule, m.reason))
-            }
-        }
-    }
-}
+pub use decision::{Audit, Decision, Miss, MissReason, RuleRef, Side};
 
 /// Answers single connections of a cluster.
 pub struct Evaluator<'a> {
@@ -251,14 +60,19 @@ impl<'a> Evaluator<'a> {
             isolated_by: Vec::new(),
             decided_by: None,
             misses: Vec::new(),
+            audit: None,
         };
         let Some(pod) = subject.pod() else { return side };
-        let selecting: Vec<&Arc<Policy>> = self
+        let (selecting, audited): (Vec<&Arc<Policy>>, Vec<&Arc<Policy>>) = self
             .cluster
             .policies
             .values()
             .filter(|p| self.selects(&p.subject, pod).is_ok())
-            .collect();
+            .partition(|p| self.cluster.enforcement(p) == Enforcement::Enforce);
+        // Beside any policy in force an audited one is left out.
+        if !selecting.iter().any(|p| p.rules(direction).is_some()) {
+            side.audit = self.audit(direction, &audited, peer, to, traffic);
+        }
         side.isolated_by = selecting
             .iter()
             .filter(|p| p.isolates(direction))
@@ -300,6 +114,46 @@ impl<'a> Evaluator<'a> {
         }
         side.misses.clear();
         side
+    }
+
+    /// What audited policies that select a pod would say; none when none of them speaks of the direction.
+    fn audit(
+        &self,
+        direction: Direction,
+        audited: &[&Arc<Policy>],
+        peer: &Endpoint,
+        to: &Endpoint,
+        traffic: Traffic,
+    ) -> Option<Audit> {
+        let isolating = audited.iter().filter(|p| p.isolates(direction));
+        let mut audit = Audit {
+            allowed: false,
+            policies: isolating.clone().map(|p| p.name.clone()).collect(),
+            decided_by: None,
+            misses: Vec::new(),
+        };
+        if audit.policies.is_empty() {
+            return None;
+        }
+        for policy in isolating {
+            for (index, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                let rule_ref = RuleRef {
+                    policy: policy.name.clone(),
+                    direction,
+                    index,
+                };
+                match self.matches(rule, peer, to, traffic) {
+                    Err(reason) => audit.misses.push(Miss { rule: rule_ref, reason }),
+                    Ok(()) => {
+                        audit.allowed = true;
+                        audit.decided_by = Some(rule_ref);
+                        audit.misses.clear();
+                        return Some(audit);
+                    }
+                }
+            }
+        }
+        Some(audit)
     }
 
     /// Whether a rule matches; if not, its nearest miss.

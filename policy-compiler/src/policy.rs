@@ -76,6 +76,39 @@ pub enum Tier {
     },
 }
 
+/// Whether a policy is in force, or on trial. It is asked for by the annotation [`MODE_ANNOTATION`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// It isolates pods, and its rules allow.
+    #[default]
+    Enforce,
+    /// In force all is as if it were not there; what it would deny is told.
+    Audit,
+}
+
+impl Enforcement {
+    /// Both.
+    pub const BOTH: [Enforcement; 2] = [Enforcement::Enforce, Enforcement::Audit];
+
+    /// As the annotation says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Enforcement::Enforce => "enforce",
+            Enforcement::Audit => "audit",
+        }
+    }
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The annotation of a NetworkPolicy, or of a namespace for the policies in it, that says its [`Enforcement`].
+pub const MODE_ANNOTATION: &str = "palisade.dev/mode";
+
 /// What a rule does with the traffic that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
@@ -250,6 +283,8 @@ pub struct Policy {
     pub name: PolicyName,
     /// Where it stands in the order.
     pub tier: Tier,
+    /// What its own annotation asks for; none leaves it to its namespace. Of a NetworkPolicy only.
+    pub enforcement: Option<Enforcement>,
     /// The pods that it is about.
     pub subject: PodSelection,
     /// `spec.ingress`; none when Ingress is not among the policy types.
@@ -267,8 +302,16 @@ impl Policy {
         }
     }
 
-    /// Whether it isolates the pods that it selects for this direction.
+    /// Whether it isolates the pods that it selects for this direction, as far as it is in force.
     pub fn isolates(&self, direction: Direction) -> bool {
         self.tier == Tier::NetworkPolicy && self.rules(direction).is_some()
+    }
+
+    /// What holds for it in a namespace that asks for this: its own word goes first; a policy of another tier is always in force.
+    pub fn enforcement_in(&self, namespace: Option<Enforcement>) -> Enforcement {
+        match self.tier {
+            Tier::NetworkPolicy => self.enforcement.or(namespace).unwrap_or_default(),
+            Tier::Admin { .. } | Tier::Baseline { .. } => Enforcement::Enforce,
+        }
     }
 }

@@ -163,6 +163,11 @@ impl Population {
         before != *self.namespace_labels(name)
     }
 
+    /// The namespaces that are known, in no order.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&Name, &Labels)> {
+        self.namespaces.iter()
+    }
+
     /// The labels of a namespace; of one that is not known, just its name label.
     pub(crate) fn namespace_labels(&self, name: &Name) -> Cow<'_, Labels> {
         match self.namespaces.get(name) {

@@ -6,7 +6,8 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+use slab::Slab;
 
 use crate::labels::Name;
 use crate::policy::{Action, IpBlock, NamespaceScope, Peer, Peers, PortMatch, Ports, Rule};
@@ -14,14 +15,17 @@ use crate::population::Declared;
 use crate::ports::{PortSet, Protocol, Traffic};
 use crate::table::Kind;
 
-/// Port sets by number: equal sets have equal numbers.
+/// Port sets by number: equal sets have equal numbers. It remembers what it has worked out, until [`Sets::keep`] is told what
+/// is in use.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sets {
-    sets: Vec<PortSet>,
+    sets: Slab<PortSet>,
     ids: FxHashMap<PortSet, u32>,
     unions: FxHashMap<(u32, u32), u32>,
     /// The fixed ports of rules, and their names; many rules ask for the same.
     by_rule: FxHashMap<Ports, (u32, Arc<[PortName]>)>,
+    /// How many sets were in use when that was last looked at.
+    in_use: usize,
 }
 
 impl Sets {
@@ -30,11 +34,10 @@ impl Sets {
     }
 
     pub(crate) fn id(&mut self, set: PortSet) -> u32 {
-        let next = self.sets.len() as u32;
-        *self.ids.entry(set).or_insert_with_key(|set| {
-            self.sets.push(set.clone());
-            next
-        })
+        *self
+            .ids
+            .entry(set)
+            .or_insert_with_key(|set| self.sets.insert(set.clone()) as u32)
     }
 
     pub(crate) fn union(&mut self, a: u32, b: u32) -> u32 {
@@ -48,6 +51,30 @@ impl Sets {
         let id = self.id(self.sets[a as usize].union(&self.sets[b as usize]));
         self.unions.insert(key, id);
         id
+    }
+
+    /// Whether so much is remembered that most of it may be of no use; looking is then paid for by what was worked out since.
+    pub(crate) fn is_full(&self) -> bool {
+        const ROOM: usize = 4096;
+        self.sets.len() + self.unions.len() + self.by_rule.len() > ROOM + 8 * self.in_use
+    }
+
+    /// Forgets every set but these, and all that was worked out. Those that stay keep their numbers.
+    pub(crate) fn keep(&mut self, live: impl Iterator<Item = u32>) {
+        let live: FxHashSet<u32> = live.collect();
+        let (sets, ids) = (&mut self.sets, &mut self.ids);
+        sets.retain(|id, set| {
+            let stays = live.contains(&(id as u32));
+            if !stays {
+                ids.remove(set);
+            }
+            stays
+        });
+        self.unions.clear();
+        self.by_rule.clear();
+        self.in_use = live.len();
+        self.sets.shrink_to_fit();
+        self.ids.shrink_to_fit();
     }
 }
 

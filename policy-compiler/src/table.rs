@@ -10,7 +10,7 @@ use slab::Slab;
 use crate::addresses::AddressBook;
 use crate::cells::AddressRange;
 use crate::cluster::{Endpoint, Pod, PodName};
-pub use crate::half::Half;
+pub use crate::half::{Half, Origin};
 use crate::policy::{Direction, Policy, PolicyName};
 use crate::population::Population;
 use crate::ports::PortSet;
@@ -78,8 +78,10 @@ impl Kind {
 pub struct Group {
     /// The policies that judge it in this direction, in their order of evaluation; see [`Table::policy`].
     pub policies: Vec<u32>,
-    /// Whether a NetworkPolicy isolates it.
+    /// Whether a NetworkPolicy that is in force isolates it.
     pub isolated: bool,
+    /// Whether these policies are audited, all of them: what they deny passes, and is told. Its cells are what they would allow.
+    pub audited: bool,
     /// Its pods, sorted.
     pub members: BTreeSet<PodIndex>,
     pub(crate) defaults: [u32; 6],
@@ -118,6 +120,9 @@ pub struct AllowSet {
     pub addresses: Vec<(AddressRange, PortSet)>,
 }
 
+/// Which group judges a pod: that in force, or the audited one as well.
+type GroupOf = fn(&Half, PodIndex) -> Option<GroupId>;
+
 /// The compiled policies of a cluster, or of one node.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -135,6 +140,11 @@ impl Table {
             .pods
             .iter()
             .map(|(index, pod)| (PodIndex(index as u32), pod))
+    }
+
+    /// How many live pods there are.
+    pub fn pod_count(&self) -> usize {
+        self.population.pods.len()
     }
 
     /// One pod.
@@ -185,37 +195,58 @@ impl Table {
         }
     }
 
-    /// The ports on which a connection passes one end's policies in one direction.
+    /// The ports on which a connection passes one end's policies in one direction. Audited policies take nothing away.
     pub fn side(&self, direction: Direction, subject: &Endpoint, peer: &Endpoint) -> PortSet {
-        let half = self.half(direction);
-        let group = subject
-            .pod()
-            .and_then(|pod| self.pod_index(&pod.name))
-            .and_then(|pod| half.group_of(pod));
-        match group {
-            Some(group) => half.ports(group, self.class_of(direction, peer)).clone(),
-            None => PortSet::all(),
-        }
+        self.ports_of(direction, subject, peer, Half::group_in_force)
     }
 
     /// The ports of the destination on which connections pass: the egress of the source and the ingress of the
     /// destination, exemptions included. Nothing passes between addresses of two families. A pod that was no subject of
-    /// the compilation counts as judged by no policy.
+    /// the compilation counts as judged by no policy, and one that only audited policies judge is let do everything.
     pub fn allowed(&self, from: &Endpoint, to: &Endpoint) -> PortSet {
+        self.both_sides(from, to, Half::group_in_force)
+    }
+
+    /// The ports on which connections would still pass if the policies of audited groups were in force: never more than those of
+    /// [`Table::allowed`]; what is missing is what audit tells.
+    pub fn would_allow(&self, from: &Endpoint, to: &Endpoint) -> PortSet {
+        self.both_sides(from, to, Half::group_of)
+    }
+
+    fn both_sides(&self, from: &Endpoint, to: &Endpoint, group: GroupOf) -> PortSet {
         if !from.same_family(to) {
             return PortSet::none();
         }
         if self.addresses.exemption(from, to).is_some() {
             return PortSet::all();
         }
-        let egress = self.side(Direction::Egress, from, to);
-        egress.intersection(&self.side(Direction::Ingress, to, from))
+        let egress = self.ports_of(Direction::Egress, from, to, group);
+        egress.intersection(&self.ports_of(Direction::Ingress, to, from, group))
     }
 
-    /// The allow set of a pod, from policies alone: that it reaches itself and its node is not in it.
+    fn ports_of(&self, direction: Direction, subject: &Endpoint, peer: &Endpoint, group: GroupOf) -> PortSet {
+        let half = self.half(direction);
+        let pod = subject.pod().and_then(|pod| self.pod_index(&pod.name));
+        match pod.and_then(|pod| group(half, pod)) {
+            Some(group) => half.ports(group, self.class_of(direction, peer)).clone(),
+            None => PortSet::all(),
+        }
+    }
+
+    /// The allow set of a pod, from policies alone: that it reaches itself and its node is not in it. Audited policies take nothing away.
     pub fn allow_set(&self, pod: PodIndex, direction: Direction) -> AllowSet {
         let half = self.half(direction);
-        let group = half.group_of(pod);
+        self.allow_set_of(half, half.group_in_force(pod))
+    }
+
+    /// The allow set that a pod would have if the audited policies were in force; none when none of them judges it in this direction.
+    pub fn audited_allow_set(&self, pod: PodIndex, direction: Direction) -> Option<AllowSet> {
+        let half = self.half(direction);
+        let group = half.group_of(pod).filter(|id| half.group(*id).audited)?;
+        Some(self.allow_set_of(half, Some(group)))
+    }
+
+    fn allow_set_of(&self, half: &Half, group: Option<GroupId>) -> AllowSet {
         let everything = PortSet::all();
         let ports = |class: ClassId| match group {
             Some(group) => half.ports(group, class),

@@ -1,7 +1,7 @@
 //! Random clusters for property tests: small vocabularies, so that names, labels, addresses and blocks collide as often as
 //! they differ, and every feature of a policy turns up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use proptest::sample::{select, subsequence};
 
 use crate::cells::AddressRange;
 use crate::cluster::{Cluster, ContainerPort, Endpoint, Namespace, Node, Pod, PodName, Workload};
+use crate::compile::Event;
 use crate::labels::{Labels, Name, Operator, Requirement, Selector};
 use crate::policy::{
-    Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
-    Tier,
+    Action, Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch,
+    Ports, Rule, Tier,
 };
 use crate::ports::{PortRange, Protocol, Traffic};
 use crate::table::Table;
@@ -184,6 +185,10 @@ fn rule(own: Name, actions: &'static [Action]) -> impl Strategy<Value = Rule> {
     (select(actions), peers, ports()).prop_map(|(action, peers, ports)| Rule { action, peers, ports })
 }
 
+fn enforcement() -> impl Strategy<Value = Option<Enforcement>> {
+    prop_oneof![3 => Just(None), 1 => select(&Enforcement::BOTH[..]).prop_map(Some)]
+}
+
 fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
     let tier = match tiers {
         Tiers::NetworkPolicy => Just(Tier::NetworkPolicy).boxed(),
@@ -207,37 +212,123 @@ fn policy(tiers: Tiers) -> impl Strategy<Value = Policy> {
         } else {
             namespace_selector().prop_map(NamespaceScope::Matching).boxed()
         };
-        (scope, selector(), rules(), rules()).prop_map(move |(namespaces, pods, ingress, egress)| Policy {
-            name: PolicyName {
-                namespace: plain.then(|| own.clone()),
-                name: format!("policy-{number}").into(),
+        (scope, selector(), rules(), rules(), enforcement()).prop_map(
+            move |(namespaces, pods, ingress, egress, enforcement)| Policy {
+                name: PolicyName {
+                    namespace: plain.then(|| own.clone()),
+                    name: format!("policy-{number}").into(),
+                },
+                tier,
+                enforcement: enforcement.filter(|_| plain),
+                subject: PodSelection { namespaces, pods },
+                ingress,
+                egress,
             },
-            tier,
-            subject: PodSelection { namespaces, pods },
-            ingress,
-            egress,
-        })
+        )
     })
 }
 
-/// A random cluster.
+fn namespace(name: &'static str) -> impl Strategy<Value = Namespace> {
+    (labels(), enforcement()).prop_map(move |(labels, enforcement)| Namespace {
+        enforcement,
+        ..Namespace::new(name, labels)
+    })
+}
+
+/// The addresses of two nodes: mostly one of each family, and now and then any, even the other's.
+fn node_addresses() -> impl Strategy<Value = [Vec<&'static str>; 2]> {
+    let any = || subsequence(&NODE_ADDRESSES[..], 0..=2);
+    let [first, second] = [[0, 2], [1, 3]].map(|own| own.map(|i: usize| NODE_ADDRESSES[i]).to_vec());
+    prop_oneof![3 => Just([first, second]), 1 => [any(), any()]]
+}
+
+/// A random cluster; some of its NetworkPolicies and namespaces are audited.
 pub fn cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
-    let namespaces = (labels(), labels());
-    (namespaces, vec(pod(), 0..=9), vec(policy(tiers), 0..=6)).prop_map(|((x, y), pods, policies)| {
+    let namespaces = (namespace("x"), namespace("y"));
+    let parts = (
+        namespaces,
+        node_addresses(),
+        vec(pod(), 0..=9),
+        vec(policy(tiers), 0..=6),
+    );
+    parts.prop_map(|((x, y), nodes, pods, policies)| {
         let mut cluster = Cluster::default();
-        cluster.add_namespace(Namespace::new("x", x));
-        cluster.add_namespace(Namespace::new("y", y));
-        for (name, own) in NODES.iter().zip([[0, 2], [1, 3]]) {
-            let addresses = own.map(|i: usize| address(NODE_ADDRESSES[i])).to_vec();
+        cluster.add_namespace(x);
+        cluster.add_namespace(y);
+        for (name, own) in NODES.iter().zip(nodes) {
             cluster.add_node(Node {
                 name: (*name).into(),
                 labels: Labels::default(),
-                addresses,
+                addresses: own.into_iter().map(address).collect(),
                 pod_cidrs: Vec::new(),
             });
         }
         pods.into_iter().for_each(|p| cluster.add_pod(p));
         policies.into_iter().for_each(|p| cluster.add_policy(p));
+        cluster
+    })
+}
+
+/// A random cluster, and up to so many events that it then sees. They come from this cluster and from another one: each takes an object of one or
+/// the other, or takes it away, so that objects change, go, and come back.
+pub fn history(most: usize) -> impl Strategy<Value = (Cluster, Vec<Event>)> {
+    let moves = vec((0..8u8, any::<usize>(), any::<bool>()), 1..most);
+    (cluster(Tiers::All), moves, cluster(Tiers::All)).prop_map(|(start, moves, other)| {
+        let mut now = start.clone();
+        let mut events = Vec::new();
+        for (kind, at, present) in moves {
+            let source = if at % 2 == 0 { &start } else { &other };
+            if let Some(event) = event(&now, source, (kind, at, present)) {
+                happen(&event, &mut now);
+                events.push(event);
+            }
+        }
+        (start, events)
+    })
+}
+
+/// Makes a cluster what it is after an event.
+pub fn happen(event: &Event, cluster: &mut Cluster) {
+    match event.clone() {
+        Event::Pod(pod) => drop(cluster.pods.insert(pod.name.clone(), pod)),
+        Event::PodGone(name) => drop(cluster.pods.remove(&name)),
+        Event::Namespace(namespace) => drop(cluster.namespaces.insert(namespace.name.clone(), namespace)),
+        Event::NamespaceGone(name) => drop(cluster.namespaces.remove(&name)),
+        Event::Node(node) => drop(cluster.nodes.insert(node.name.clone(), node)),
+        Event::NodeGone(name) => drop(cluster.nodes.remove(&name)),
+        Event::Policy(policy) => drop(cluster.policies.insert((policy.tier, policy.name.clone()), policy)),
+        Event::PolicyGone(tier, name) => drop(cluster.policies.remove(&(tier, name))),
+    }
+}
+
+fn event(now: &Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)) -> Option<Event> {
+    fn pick<'a, K, V>(map: &'a BTreeMap<K, V>, at: usize) -> Option<(&'a K, &'a V)> {
+        map.iter().nth(at.checked_rem(map.len())?)
+    }
+    Some(match (kind, present) {
+        (0..=3, true) => Event::Pod(pick(&source.pods, at)?.1.clone()),
+        (0..=3, false) => Event::PodGone(pick(&now.pods, at)?.0.clone()),
+        (4, true) => Event::Namespace(pick(&source.namespaces, at)?.1.clone()),
+        (4, false) => Event::NamespaceGone(pick(&now.namespaces, at)?.0.clone()),
+        (5, true) => Event::Node(pick(&source.nodes, at)?.1.clone()),
+        (5, false) => Event::NodeGone(pick(&now.nodes, at)?.0.clone()),
+        (_, true) => Event::Policy(pick(&source.policies, at)?.1.clone()),
+        (_, false) => {
+            let ((tier, name), _) = pick(&now.policies, at)?;
+            Event::PolicyGone(*tier, name.clone())
+        }
+    })
+}
+
+/// A random cluster in which every policy is in force.
+pub fn enforced_cluster(tiers: Tiers) -> impl Strategy<Value = Cluster> {
+    cluster(tiers).prop_map(|mut cluster| {
+        for policy in cluster.policies.values_mut() {
+            Arc::make_mut(policy).enforcement = None;
+        }
+        for namespace in cluster.namespaces.values_mut() {
+            Arc::make_mut(namespace).enforcement = None;
+        }
         cluster
     })
 }

@@ -22,8 +22,8 @@ enum Peer {
     Range(AddressRange),
 }
 
-/// A group: its policies, whether they isolate, and the cell of each class, by the class's first member.
-type Row = (Vec<PolicyName>, bool, BTreeMap<Peer, PortSet>);
+/// A group: its policies, whether they isolate, whether they are audited, and the cell of each class, by the class's first member.
+type Row = (Vec<PolicyName>, bool, bool, BTreeMap<Peer, PortSet>);
 
 /// One direction of a table without the numbers that it gives: two tables of the same meaning, split into groups and classes the same
 /// way, are the same value.
@@ -55,7 +55,7 @@ fn meaning(table: &Table, direction: Direction) -> Meaning {
             .iter()
             .map(|(class, peers)| (peers.first().expect("a member").clone(), half.ports(id, *class).clone()));
         let policies = table.policy_names(group).cloned().collect();
-        (members, (policies, group.isolated, cells.collect()))
+        (members, (policies, group.isolated, group.audited, cells.collect()))
     });
     let groups = groups.collect();
     // The one class without members here is that of host-network pods without an address.
@@ -77,6 +77,8 @@ struct Copy {
     peers: BTreeMap<IpAddr, u32>,
     columns: BTreeMap<u32, BTreeMap<u32, PortSet>>,
     subjects: BTreeMap<u32, u32>,
+    /// Whether each group is audited.
+    groups: BTreeMap<u32, bool>,
     cells: Vec<(AddressRange, u32)>,
 }
 
@@ -91,6 +93,7 @@ impl Copy {
                 .pods()
                 .filter_map(|(pod, _)| Some((pod.0, half.group_of(pod)?.0)))
                 .collect(),
+            groups: half.groups().map(|(id, group)| (id.0, group.audited)).collect(),
             cells: half.cells().iter().map(|c| (c.range, c.class.0)).collect(),
         }
     }
@@ -116,6 +119,12 @@ impl Copy {
                 }
             }
         }
+        for id in &changes.groups {
+            match half.groups().find(|(known, _)| known == id) {
+                Some((_, group)) => self.groups.insert(id.0, group.audited),
+                None => self.groups.remove(&id.0),
+            };
+        }
         for pod in &changes.subjects {
             match half.group_of(*pod) {
                 Some(group) => self.subjects.insert(pod.0, group.0),
@@ -128,79 +137,12 @@ impl Copy {
     }
 }
 
-/// Two clusters: each event takes an object of one or the other, or takes it away. So objects change, go, and come back.
-fn steps() -> impl Strategy<Value = (Cluster, Vec<(u8, usize, bool)>, Cluster)> {
-    let moves = proptest::collection::vec((0..8u8, any::<usize>(), any::<bool>()), 1..300);
-    (testing::cluster(Tiers::All), moves, testing::cluster(Tiers::All))
-}
-
-fn pick<K: Clone, V: Clone>(map: &BTreeMap<K, V>, at: usize) -> Option<(K, V)> {
-    if map.is_empty() {
-        return None;
-    }
-    map.iter().nth(at % map.len()).map(|(k, v)| (k.clone(), v.clone()))
-}
-
-/// The event of a step, done to the cluster too.
-fn step(cluster: &mut Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)) -> Option<Event> {
-    Some(match (kind, present) {
-        (0..=3, true) => {
-            let (name, pod) = pick(&source.pods, at)?;
-            cluster.pods.insert(name, pod.clone());
-            Event::Pod(pod)
-        }
-        (0..=3, false) => {
-            let (name, _) = pick(&cluster.pods, at)?;
-            cluster.pods.remove(&name);
-            Event::PodGone(name)
-        }
-        (4, true) => {
-            let (name, namespace) = pick(&source.namespaces, at)?;
-            cluster.namespaces.insert(name, namespace.clone());
-            Event::Namespace(namespace)
-        }
-        (4, false) => {
-            let (name, _) = pick(&cluster.namespaces, at)?;
-            cluster.namespaces.remove(&name);
-            Event::NamespaceGone(name)
-        }
-        (5, true) => {
-            let (name, node) = pick(&source.nodes, at)?;
-            cluster.nodes.insert(name, node.clone());
-            Event::Node(node)
-        }
-        (5, false) => {
-            let (name, _) = pick(&cluster.nodes, at)?;
-            cluster.nodes.remove(&name);
-            Event::NodeGone(name)
-        }
-        (_, true) => {
-            let (key, policy) = pick(&source.policies, at)?;
-            cluster.policies.insert(key, policy.clone());
-            Event::Policy(policy)
-        }
-        (_, false) => {
-            let ((tier, name), _) = pick(&cluster.policies, at)?;
-            cluster.policies.remove(&(tier, name.clone()));
-            Event::PolicyGone(tier, name)
-        }
-    })
-}
-
-fn check(
-    start: Cluster,
-    moves: Vec<(u8, usize, bool)>,
-    other: Cluster,
-    subjects: Subjects,
-) -> Result<(), TestCaseError> {
-    let mut cluster = start.clone();
+fn check(start: Cluster, events: Vec<Event>, subjects: Subjects) -> Result<(), TestCaseError> {
+    let mut cluster = start;
     let mut compiler = Compiler::new(&cluster, subjects.clone());
     let mut copies = Direction::BOTH.map(|d| Copy::whole(compiler.table(), d));
-    for (number, movement) in moves.into_iter().enumerate() {
-        let source = if movement.1 % 2 == 0 { &start } else { &other };
-        let Some(event) = step(&mut cluster, source, movement) else {
-            continue;
-        };
+    for (number, event) in events.into_iter().enumerate() {
+        testing::happen(&event, &mut cluster);
         let said = format!("step {number}: {event:?}");
         let changes = compiler.apply(event);
         let scratch = compile(&cluster, &subjects);
@@ -222,6 +164,7 @@ fn check(
             );
         }
         prop_assert_eq!(compiler.table().addresses(), scratch.addresses(), "{}", said);
+        prop_assert_eq!(compiler.events_to(&cluster), Vec::new(), "{}", said);
     }
     Ok(())
 }
@@ -230,13 +173,29 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn following_events_equals_compiling_from_scratch((start, moves, other) in steps()) {
-        check(start, moves, other, Subjects::All)?;
+    fn following_events_equals_compiling_from_scratch((start, events) in testing::history(300)) {
+        check(start, events, Subjects::All)?;
     }
 
     #[test]
-    fn following_events_on_one_node_equals_compiling_from_scratch((start, moves, other) in steps()) {
-        check(start, moves, other, Subjects::Node("node-1".into()))?;
+    fn following_events_on_one_node_equals_compiling_from_scratch((start, events) in testing::history(300)) {
+        check(start, events, Subjects::Node("node-1".into()))?;
+    }
+
+    /// A snapshot after another is the events between them.
+    #[test]
+    fn the_events_to_a_snapshot_lead_there(
+        (before, after) in (testing::cluster(Tiers::All), testing::cluster(Tiers::All)),
+    ) {
+        let mut compiler = Compiler::new(&before, Subjects::All);
+        for event in compiler.events_to(&after) {
+            compiler.apply(event);
+        }
+        prop_assert_eq!(compiler.events_to(&after), Vec::new());
+        let scratch = compile(&after, &Subjects::All);
+        for direction in Direction::BOTH {
+            prop_assert_eq!(meaning(compiler.table(), direction), meaning(&scratch, direction));
+        }
     }
 
     /// A relist tells everything again, and what is gone as gone: nothing changes but that.

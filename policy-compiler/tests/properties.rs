@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy_compiler::cluster::{Cluster, Endpoint, PodName};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::evaluate::Evaluator;
-use policy_compiler::policy::Direction;
+use policy_compiler::policy::{Direction, Enforcement};
 use policy_compiler::ports::PortSet;
 use policy_compiler::table::{ClassId, Kind, Table};
 use policy_compiler::testing::{self, Tiers};
@@ -21,7 +22,8 @@ fn check_equal(cluster: &Cluster) -> Result<(), TestCaseError> {
     let traffics = testing::traffics();
     for from in &ends {
         for to in &ends {
-            let allowed = table.allowed(from, to);
+            let (allowed, would) = (table.allowed(from, to), table.would_allow(from, to));
+            prop_assert!(allowed.contains_all(&would), "audit adds nothing: {} -> {}", from, to);
             for traffic in &traffics {
                 let decision = evaluator.decide(from, to, *traffic);
                 prop_assert_eq!(
@@ -33,6 +35,17 @@ fn check_equal(cluster: &Cluster) -> Result<(), TestCaseError> {
                     traffic,
                     decision
                 );
+                prop_assert_eq!(
+                    would.contains(*traffic),
+                    decision.would_be_allowed(),
+                    "audit of {} -> {} on {}: {}",
+                    from,
+                    to,
+                    traffic,
+                    decision
+                );
+                let told = !decision.would_be_denied_by().is_empty();
+                prop_assert_eq!(told, decision.allowed && !decision.would_be_allowed());
             }
         }
     }
@@ -73,6 +86,39 @@ proptest! {
                     } else {
                         prop_assert_eq!(part.half(direction).group_of(index), None);
                     }
+                }
+            }
+        }
+    }
+
+    /// In force, an audited policy is as good as none.
+    #[test]
+    fn audited_policies_change_nothing_in_force(cluster in testing::cluster(Tiers::All)) {
+        let mut without = cluster.clone();
+        without.policies.retain(|_, p| cluster.enforcement(p) == Enforcement::Enforce);
+        let (with, without) = (compile(&cluster, &Subjects::All), compile(&without, &Subjects::All));
+        for direction in Direction::BOTH {
+            for (index, pod) in with.pods() {
+                prop_assert_eq!(with.allow_set(index, direction), without.allow_set(index, direction), "{} {}", &pod.name, direction);
+            }
+        }
+    }
+
+    /// What audit says would pass is what passes once all of its policies are in force, as far as these alone judge.
+    #[test]
+    fn an_audited_allow_set_is_that_of_the_policies_in_force(cluster in testing::cluster(Tiers::All)) {
+        let mut enforced = cluster.clone();
+        for namespace in enforced.namespaces.values_mut() {
+            Arc::make_mut(namespace).enforcement = None;
+        }
+        for policy in enforced.policies.values_mut() {
+            Arc::make_mut(policy).enforcement = None;
+        }
+        let (audited, enforced) = (compile(&cluster, &Subjects::All), compile(&enforced, &Subjects::All));
+        for direction in Direction::BOTH {
+            for (index, _) in audited.pods() {
+                if let Some(set) = audited.audited_allow_set(index, direction) {
+                    prop_assert_eq!(set, enforced.allow_set(index, direction));
                 }
             }
         }
@@ -163,8 +209,9 @@ fn the_generator_reaches_every_feature() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let (mut allowed, mut denied, mut conflicts, mut named) = (0, 0, 0, 0);
+    let (mut would_deny, mut would_allow) = (0, 0);
     let mut ended: Vec<PodName> = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let cluster = testing::cluster(Tiers::NetworkPolicy)
             .new_tree(&mut runner)
             .unwrap()
@@ -180,6 +227,9 @@ fn the_generator_reaches_every_feature() {
                 let judged = decision.egress.decided_by.is_some() || decision.ingress.decided_by.is_some();
                 allowed += usize::from(decision.allowed && judged && decision.exemption.is_none());
                 denied += usize::from(!decision.allowed);
+                let mut audits = decision.sides().into_iter().filter_map(|side| side.audit.as_ref());
+                would_deny += usize::from(!decision.would_be_denied_by().is_empty());
+                would_allow += usize::from(audits.any(|audit| audit.allowed));
                 named += usize::from(decision.to_string().contains("a name that"));
             }
         }
@@ -188,5 +238,9 @@ fn the_generator_reaches_every_feature() {
         allowed > 1000 && denied > 1000 && conflicts > 10 && named > 10 && ended.len() > 10,
         "allowed {allowed}, denied {denied}, conflicts {conflicts}, named {named}, ended {}",
         ended.len()
+    );
+    assert!(
+        would_deny > 1000 && would_allow > 1000,
+        "would deny {would_deny}, allow {would_allow}"
     );
 }

@@ -1,20 +1,21 @@
-//! Brings the kernel to what a cluster snapshot asks of one node: compile, render, diff against what the kernel holds,
-//! one transaction. No clock, no files, no async: whoever has a [`Kernel`] can use it.
+//! Brings the kernel to what a cluster asks of one node, and keeps it there: a snapshot or events go in, are compiled and
+//! rendered as far as they change anything, and come out as one transaction. No clock, no files, no async: whoever has a
+//! [`Kernel`] can use it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use policy_compiler::addresses::AddressConflict;
-use policy_compiler::cluster::{Cluster, Pod};
-use policy_compiler::compile::{Subjects, compile};
+use policy_compiler::changes::Changes;
+use policy_compiler::cluster::{Cluster, Pod, PodName};
+use policy_compiler::compile::{self, Compiler, Event, Subjects};
 use policy_compiler::labels::Name;
 use policy_compiler::policy::Direction;
-use policy_compiler::table::Table;
 use thiserror::Error;
 
 use crate::nft::transaction::OperationError;
-use crate::nft::{Kernel, KernelError, Ruleset, Settings, diff, render};
+use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
 
 /// Enforces policy on one node.
 #[derive(Debug)]
@@ -22,12 +23,31 @@ pub struct Enforcer<K> {
     node: Name,
     settings: Settings,
     kernel: K,
-    /// What the last snapshot asks for.
-    wanted: Option<Ruleset>,
-    /// Whether the kernel holds `wanted`, as far as is known; if not, the next transaction replaces the whole table.
+    /// What the cluster asks for; none before the first snapshot.
+    wanted: Option<Wanted>,
+    /// What leads the kernel from what it held at the last commit to what is wanted.
+    pending: Result<Transaction, OperationError>,
+    /// Whether the kernel holds what was wanted before `pending`, as far as is known; if not, the next transaction replaces the
+    /// whole table.
     held: bool,
     /// What the table looked like after the last transaction of our own.
     seen: Option<Seen>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    compiler: Compiler,
+    renderer: Renderer,
+    here: Here,
+}
+
+/// What a cluster has on this node.
+#[derive(Debug, Default)]
+struct Here {
+    /// Whether the node itself is known.
+    node: bool,
+    /// Its pods, and whether policy can select them.
+    pods: BTreeMap<PodName, bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +57,7 @@ struct Seen {
     generation: Option<u32>,
 }
 
-/// Why the kernel could not be brought to a snapshot.
+/// Why the kernel could not be brought to what is wanted.
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// The rules were never sent.
@@ -48,7 +68,7 @@ pub enum ApplyError {
     Kernel(#[from] KernelError),
 }
 
-/// What [`Enforcer::apply`] has done.
+/// What [`Enforcer::commit`] has done.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {
     /// Whether the kernel was changed.
@@ -59,7 +79,7 @@ pub struct Applied {
     pub duration: Duration,
 }
 
-/// What a snapshot comes to on this node.
+/// What a cluster comes to on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Live pods in the cluster.
@@ -68,7 +88,7 @@ pub struct Summary {
     pub node_pods: usize,
     /// Policies that select one of them.
     pub policies: usize,
-    /// Whether the snapshot knows this node: the node itself, or a pod on it.
+    /// Whether the cluster knows this node: the node itself, or a pod on it.
     pub node_known: bool,
     /// Addresses that more than one live pod claims.
     pub conflicts: Vec<AddressConflict>,
@@ -82,6 +102,7 @@ impl<K: Kernel> Enforcer<K> {
             settings: settings.into(),
             kernel,
             wanted: None,
+            pending: Ok(Transaction::default()),
             held: false,
             seen: None,
         }
@@ -102,35 +123,86 @@ impl<K: Kernel> Enforcer<K> {
         &self.kernel
     }
 
-    /// Compiles a snapshot and brings the kernel to it: [`compile`](Self::compile), then [`commit`](Self::commit).
+    /// Brings the kernel to a snapshot, compiled from scratch, by replacing the whole table: for the start.
+    pub fn load(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
+        self.wanted = None;
+        self.apply(cluster)
+    }
+
+    /// Brings the kernel to a snapshot: [`compile`](Self::compile), then [`commit`](Self::commit).
     pub fn apply(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
-        let (ruleset, _) = self.compile(cluster);
-        self.commit(ruleset)
+        self.compile(cluster);
+        self.commit()
     }
 
-    /// What a snapshot asks of the kernel here. Changes nothing.
-    pub fn compile(&self, cluster: &Cluster) -> (Ruleset, Summary) {
-        let table = compile(cluster, &Subjects::Node(self.node.clone()));
-        let summary = summary(&self.node, cluster, &table);
-        (render(&table, self.settings, self.wanted.as_ref()), summary)
+    /// Brings the kernel to what the cluster is after these events, in one transaction: [`take`](Self::take), then
+    /// [`commit`](Self::commit).
+    pub fn follow(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Applied, ApplyError> {
+        self.take(events);
+        self.commit()
     }
 
-    /// Brings the kernel to a ruleset, in one transaction, or none when it holds it already.
+    /// Whether the kernel would take the whole table of a snapshot. Changes nothing.
+    pub fn check(&self, cluster: &Cluster) -> Result<(), ApplyError> {
+        let table = compile::compile(cluster, &Subjects::Node(self.node.clone()));
+        Ok(self.kernel.check(&replace(&render(&table, self.settings))?)?)
+    }
+
+    /// Works out what a snapshot asks of the kernel here: from scratch the first time, then from what is different from the
+    /// cluster as it is known. The kernel is left alone.
+    pub fn compile(&mut self, cluster: &Cluster) {
+        if let Some(wanted) = &self.wanted {
+            let events = wanted.compiler.events_to(cluster);
+            self.take(events);
+            // Ended pods, which the compiler does not know, are here nevertheless.
+            if let Some(wanted) = &mut self.wanted {
+                wanted.here = Here::of(&self.node, cluster);
+            }
+            return;
+        }
+        let compiler = Compiler::new(cluster, Subjects::Node(self.node.clone()));
+        let renderer = Renderer::new(compiler.table(), self.settings);
+        self.held = false;
+        self.wanted = Some(Wanted {
+            compiler,
+            renderer,
+            here: Here::of(&self.node, cluster),
+        });
+    }
+
+    /// Works out what events ask of the kernel here. Before a first snapshot they are those of an empty cluster. The kernel is
+    /// left alone.
+    pub fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+        if self.wanted.is_none() {
+            self.compile(&Cluster::default());
+        }
+        // A transaction that was never committed has not led to where this one could go on from.
+        self.held = self.is_held();
+        let Some(wanted) = &mut self.wanted else { return };
+        let mut changes = Changes::default();
+        for event in events {
+            wanted.here.follow(&self.node, &event);
+            changes.extend(wanted.compiler.apply(event));
+        }
+        self.pending = wanted.renderer.follow(wanted.compiler.table(), &changes);
+    }
+
+    /// Brings the kernel to what was worked out, in one transaction, or none when it holds it already.
     ///
     /// After an error the kernel holds what it held before, or (nft was stopped half way) nobody knows: the next
     /// transaction replaces the whole table.
-    pub fn commit(&mut self, ruleset: Ruleset) -> Result<Applied, ApplyError> {
-        let held = self.wanted.as_ref().filter(|_| self.held);
-        let transaction = match diff(held, &ruleset) {
-            Ok(None) => return Ok(Applied::default()),
-            Ok(Some(transaction)) => Ok(transaction),
-            Err(error) => Err(error),
-        };
-        // Remembered before anything can fail, so that whoever tries again tries this and not what was there before.
-        self.wanted = Some(ruleset);
+    pub fn commit(&mut self) -> Result<Applied, ApplyError> {
+        let pending = std::mem::replace(&mut self.pending, Ok(Transaction::default()));
+        if !self.held {
+            return self.restore();
+        }
+        if pending.as_ref().is_ok_and(Transaction::is_empty) {
+            return Ok(Applied::default());
+        }
+        // Before anything can fail, so that whoever tries again brings the whole.
         self.held = false;
         self.seen = None;
-        let transaction = transaction?;
+        let transaction = pending?;
         let start = Instant::now();
         self.kernel.apply(&transaction)?;
         self.held = true;
@@ -141,18 +213,65 @@ impl<K: Kernel> Enforcer<K> {
         })
     }
 
-    /// Whether the kernel holds what the last snapshot asks for, as far as is known.
-    pub fn is_held(&self) -> bool {
-        self.held
+    /// Brings the kernel to what is wanted from wherever it is: the rules of a sound table anew, else the whole table.
+    fn restore(&mut self) -> Result<Applied, ApplyError> {
+        let Some(wanted) = &self.wanted else {
+            return Ok(Applied::default());
+        };
+        // A table that cannot be read is replaced.
+        let found = self.kernel.read().ok().flatten();
+        let ruleset = wanted.renderer.ruleset();
+        let (mut transaction, whole) = (restore(found.as_ref(), ruleset)?, replace(ruleset)?);
+        self.seen = None;
+        let start = Instant::now();
+        match self.kernel.apply(&transaction) {
+            Err(KernelError::Refused(_)) if transaction != whole => {
+                transaction = whole;
+                self.kernel.apply(&transaction)?;
+            }
+            result => result?,
+        }
+        self.held = true;
+        Ok(Applied {
+            changed: true,
+            operations: transaction.size(),
+            duration: start.elapsed(),
+        })
     }
 
-    /// Replaces the whole table by what the last snapshot asks for; nothing when there was none yet.
+    /// What the cluster comes to on this node. The work follows what is on the node.
+    pub fn summary(&self) -> Summary {
+        let Some(Wanted { compiler, here, .. }) = &self.wanted else {
+            return Summary::default();
+        };
+        let table = compiler.table();
+        let groups = Direction::BOTH
+            .into_iter()
+            .flat_map(|direction| table.half(direction).groups());
+        let policies: BTreeSet<u32> = groups.flat_map(|(_, group)| group.policies.iter().copied()).collect();
+        Summary {
+            pods: table.pod_count(),
+            node_pods: here.pods.values().filter(|selectable| **selectable).count(),
+            policies: policies.len(),
+            node_known: here.node || !here.pods.is_empty(),
+            conflicts: table.addresses().conflicts(),
+        }
+    }
+
+    /// What the kernel should hold; none before the first snapshot.
+    pub fn wanted(&self) -> Option<&Ruleset> {
+        self.wanted.as_ref().map(|wanted| wanted.renderer.ruleset())
+    }
+
+    /// Whether the kernel holds what the cluster asks for, as far as is known.
+    pub fn is_held(&self) -> bool {
+        self.held && self.pending.as_ref().is_ok_and(Transaction::is_empty)
+    }
+
+    /// Replaces the whole table by what the cluster asks for; nothing when none is known yet.
     pub fn resync(&mut self) -> Result<Applied, ApplyError> {
         self.held = false;
-        match self.wanted.take() {
-            Some(ruleset) => self.commit(ruleset),
-            None => Ok(Applied::default()),
-        }
+        self.commit()
     }
 
     /// Whether anybody may have changed the table since it was last compared with what it should be, ourselves included.
@@ -170,6 +289,7 @@ impl<K: Kernel> Enforcer<K> {
         let (true, Some(wanted)) = (self.held, &self.wanted) else {
             return Ok(None);
         };
+        let wanted = wanted.renderer.ruleset();
         // Asked before the table is read: a change while it is read raises the number for the next call.
         let generation = self.kernel.generation();
         // Until it has been read, nobody knows what is there.
@@ -193,17 +313,33 @@ impl<K: Kernel> Enforcer<K> {
     }
 }
 
-fn summary(node: &Name, cluster: &Cluster, table: &Table) -> Summary {
-    let here = |pod: &Pod| pod.node.as_ref() == Some(node);
-    let groups = Direction::BOTH
-        .into_iter()
-        .flat_map(|direction| table.half(direction).groups());
-    let policies: BTreeSet<u32> = groups.flat_map(|(_, group)| group.policies.iter().copied()).collect();
-    Summary {
-        pods: table.pods().count(),
-        node_pods: table.pods().filter(|(_, pod)| here(pod) && !pod.host_network).count(),
-        policies: policies.len(),
-        node_known: cluster.nodes.contains_key(node) || cluster.pods.values().any(|pod| here(pod)),
-        conflicts: table.addresses().conflicts(),
+impl Here {
+    fn of(node: &Name, cluster: &Cluster) -> Self {
+        let mut here = Here {
+            node: cluster.nodes.contains_key(node),
+            ..Here::default()
+        };
+        cluster.pods.values().for_each(|pod| here.note(node, pod));
+        here
+    }
+
+    fn follow(&mut self, node: &Name, event: &Event) {
+        match event {
+            Event::Pod(pod) => self.note(node, pod),
+            Event::PodGone(name) => {
+                self.pods.remove(name);
+            }
+            Event::Node(new) if new.name == *node => self.node = true,
+            Event::NodeGone(name) if name == node => self.node = false,
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, node: &Name, pod: &Pod) {
+        if pod.node.as_ref() == Some(node) {
+            self.pods.insert(pod.name.clone(), !pod.host_network && !pod.ended);
+        } else {
+            self.pods.remove(&pod.name);
+        }
     }
 }

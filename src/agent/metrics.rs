@@ -115,6 +115,8 @@ pub struct Metrics {
     pub node_pods: Gauge,
     /// Policies that select a pod of this node.
     pub policies: Gauge,
+    /// Policies whose rules the kernel refuses, and which therefore allow nothing.
+    pub isolated_policies: Gauge,
     /// Addresses that more than one live pod claims.
     pub address_conflicts: Gauge,
 }
@@ -139,6 +141,7 @@ impl Default for Metrics {
             pods: Gauge::default(),
             node_pods: Gauge::default(),
             policies: Gauge::default(),
+            isolated_policies: Gauge::default(),
             address_conflicts: Gauge::default(),
         };
         // Every label value exists from the start, so that a rate over a first failure is seen.
@@ -185,6 +188,7 @@ impl Metrics {
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
+        r.register("isolated_policies", "Policies whose rules the kernel refuses, and which therefore allow nothing", self.isolated_policies.clone());
         r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
         r
     }

@@ -1,10 +1,13 @@
 //! The node agent: a folder of manifests goes in, the kernel's nftables follow it.
 
 mod backoff;
+pub mod bridge;
 pub mod denials;
 pub mod enforcer;
 pub mod folder;
 pub mod http;
+pub mod isolate;
+pub mod links;
 mod logs;
 pub mod metrics;
 pub mod readiness;

@@ -15,6 +15,8 @@ pub enum Cause {
     Manifests,
     /// nft has failed.
     Kernel,
+    /// Packets between pods on a bridge do not meet the rules.
+    Bridge,
 }
 
 /// The readiness of the agent, shared. A new one is not ready.

@@ -14,13 +14,15 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::backoff::Backoff;
+use super::bridge::Bridges;
 use super::denials::Denials;
 use super::enforcer::{Applied, ApplyError, Enforcer, Summary};
 use super::folder::{AT_LATEST, Changes};
 use super::http::Shared;
+use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::Kernel;
+use crate::nft::{Kernel, KernelError};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -57,10 +59,17 @@ pub struct Reconciler<R, K> {
     shared: Shared,
     /// The last good snapshot.
     cluster: Option<Cluster>,
+    /// The policies of the last snapshot that the kernel took.
+    taken: Policies,
+    isolation: Isolation,
     /// What is wrong with the manifests now, and so has been logged.
     errors: BTreeSet<String>,
     /// What is odd about the cluster now, and so has been logged.
     findings: BTreeSet<String>,
+    /// Looks whether packets between pods on a bridge meet the rules; none where nobody asked for it.
+    bridges: Option<Bridges>,
+    /// What is wrong with bridges now, and so has been logged.
+    escapes: BTreeSet<String>,
     denials: Denials,
     backoff: Backoff,
     retry_at: Option<Instant>,
@@ -85,8 +94,12 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             enforcer,
             shared,
             cluster: None,
+            taken: Policies::new(),
+            isolation: Isolation::default(),
             errors: BTreeSet::new(),
             findings: BTreeSet::new(),
+            bridges: None,
+            escapes: BTreeSet::new(),
             denials: Denials::default(),
             backoff: Backoff::default(),
             retry_at: None,
@@ -94,6 +107,13 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
         }
+    }
+
+    /// Has the loop look after the bridges of pods as well.
+    #[must_use]
+    pub fn with_bridges(mut self, bridges: Bridges) -> Self {
+        self.bridges = Some(bridges);
+        self
     }
 
     /// Reads the manifests for the first time and applies them. With errors in them nothing is applied.
@@ -142,6 +162,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 }
                 Turn::Retry => {
                     let result = self.enforcer.resync();
+                    let result = self.or_isolate(result);
                     self.settle(result);
                 }
                 Turn::Check => {
@@ -199,16 +220,50 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             self.settle(Ok(Applied::default()));
             return;
         }
+        let closed = self.isolation.close(&cluster);
+        let result = self.bring(closed.as_ref().unwrap_or(&cluster));
+        self.cluster = Some(cluster);
+        self.check_bridges();
+        let result = self.or_isolate(result);
+        self.settle(result);
+    }
+
+    /// Compiles a snapshot and brings the kernel to it.
+    fn bring(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
         let start = Instant::now();
-        let (ruleset, summary) = self.enforcer.compile(&cluster);
+        self.enforcer.compile(cluster);
         self.shared
             .metrics
             .compile_duration
             .observe(start.elapsed().as_secs_f64());
-        self.cluster = Some(cluster);
+        let summary = self.enforcer.summary();
         self.tell(&summary);
-        let result = self.enforcer.commit(ruleset);
-        self.settle(result);
+        self.enforcer.commit()
+    }
+
+    /// When the kernel refused: closes the policies that it refuses, and tries again.
+    fn or_isolate(&mut self, result: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
+        let Some(cluster) = &self.cluster else { return result };
+        let refused = match result {
+            Err(ApplyError::Kernel(KernelError::Refused(why))) => why,
+            Ok(applied) => {
+                self.taken = cluster.policies.clone();
+                return Ok(applied);
+            }
+            error => return error,
+        };
+        let enforcer = &self.enforcer;
+        let found = self
+            .isolation
+            .seek(cluster, &self.taken, |candidate| enforcer.check(candidate))?;
+        let closed = if found { self.isolation.close(cluster) } else { None };
+        match closed {
+            Some(closed) => {
+                error!("nft refused: {refused}");
+                self.bring(&closed)
+            }
+            None => Err(KernelError::Refused(refused).into()),
+        }
     }
 
     /// Tells how a transaction went, and plans what comes next.
@@ -252,6 +307,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Looks whether somebody else has changed the table, and undoes it.
     fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
+        self.check_bridges();
         if !self.enforcer.is_touched() {
             return self.shared.metrics.succeeded_now();
         }
@@ -285,6 +341,21 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         }
     }
 
+    /// Looks whether packets between pods on a bridge meet the rules: the agent is not ready while they do not.
+    fn check_bridges(&mut self) {
+        let (Some(bridges), Some(cluster)) = (&self.bridges, &self.cluster) else {
+            return;
+        };
+        let reasons = bridges.check(cluster, self.enforcer.node());
+        for reason in news(&mut self.escapes, &reasons) {
+            error!("{reason}");
+        }
+        match reasons.is_empty() {
+            true => self.shared.readiness.clear(Cause::Bridge),
+            false => self.shared.readiness.block(Cause::Bridge, reasons),
+        }
+    }
+
     /// Looks what was denied, when it is time to.
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
@@ -310,6 +381,8 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "the manifests hold neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        metrics.isolated_policies.set(self.isolation.count() as i64);
+        warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);
         for finding in news(&mut self.findings, &findings) {

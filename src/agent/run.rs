@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::bridge::{self, Bridges};
 use super::enforcer::Enforcer;
 use super::folder::{self, Folder};
 use super::http::{self, Shared};
@@ -35,6 +36,8 @@ pub struct Options {
     pub http_addr: SocketAddr,
     /// How the rules are rendered.
     pub settings: Settings,
+    /// `--bridge-netfilter`: what to do about bridges whose packets meet no rule.
+    pub bridges: bridge::Mode,
 }
 
 /// Runs until SIGTERM or SIGINT; the rules stay in the kernel. An error means that it could not start (exit code 2), and
@@ -89,7 +92,8 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
 
     let (folder, mut changes) = folder::watch(&options.manifests).context("cannot tell the current directory")?;
     let enforcer = Enforcer::new(options.node, options.settings, kernel);
-    let mut reconciler = Reconciler::new(Manifests::new(folder), enforcer, shared);
+    let mut reconciler =
+        Reconciler::new(Manifests::new(folder), enforcer, shared).with_bridges(Bridges::new(options.bridges));
     if let Err(errors) = reconciler.start() {
         bail!(
             "nothing has been applied, for the manifests cannot be used:\n{}",

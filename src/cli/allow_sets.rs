@@ -8,7 +8,7 @@ use policy_compiler::cluster::PodName;
 use policy_compiler::diagnostics::Diagnostic;
 use policy_compiler::policy::{Direction, PolicyName};
 use policy_compiler::ports::PortSet;
-use policy_compiler::table::{PodIndex, Table};
+use policy_compiler::table::{AllowSet, PodIndex, Table};
 use serde::Serialize;
 
 use super::ends::{Compiled, workload_name};
@@ -40,6 +40,15 @@ struct PodSets<'a> {
 #[derive(Serialize)]
 struct SideSets<'a> {
     isolated: bool,
+    policies: Vec<&'a PolicyName>,
+    allow: Vec<Allow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<AuditSets<'a>>,
+}
+
+/// What audited policies would allow, where only they judge.
+#[derive(Serialize)]
+struct AuditSets<'a> {
     policies: Vec<&'a PolicyName>,
     allow: Vec<Allow>,
 }
@@ -108,7 +117,24 @@ struct Numbers {
 fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: Direction) -> SideSets<'a> {
     let half = table.half(direction);
     let group = half.group_of(pod).map(|id| half.group(id));
-    let set = table.allow_set(pod, direction);
+    let names = |audited: bool| {
+        let group = group.filter(|g| g.audited == audited);
+        group.iter().flat_map(|g| table.policy_names(g)).collect()
+    };
+    let audit = table.audited_allow_set(pod, direction).map(|set| AuditSets {
+        policies: names(true),
+        allow: allow(table, numbers, set),
+    });
+    SideSets {
+        isolated: group.is_some_and(|g| g.isolated),
+        policies: names(false),
+        allow: allow(table, numbers, table.allow_set(pod, direction)),
+        audit,
+    }
+}
+
+/// An allow set by ports: of each, the peers.
+fn allow(table: &Table, numbers: &Numbers, set: AllowSet) -> Vec<Allow> {
     type Peers = (BTreeMap<PodName, Vec<Option<IpAddr>>>, Vec<IpNet>);
     let mut by_ports: BTreeMap<PortSet, Peers> = BTreeMap::new();
     for ((name, address), ports) in set.pods {
@@ -127,7 +153,7 @@ fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: 
         let cidrs = range.cidrs().into_iter().filter(|cidr| !is_pod(cidr));
         by_ports.entry(ports).or_default().1.extend(cidrs);
     }
-    let allow = by_ports.into_iter().map(|(ports, (pods, mut cidrs))| {
+    let by_ports = by_ports.into_iter().map(|(ports, (pods, mut cidrs))| {
         let mut names = Vec::new();
         for (name, addresses) in pods {
             let all = table.pod_index(&name).and_then(|at| numbers.ends.get(&at));
@@ -148,11 +174,7 @@ fn side_sets<'a>(table: &'a Table, numbers: &Numbers, pod: PodIndex, direction: 
         };
         Allow { peers, ports }
     });
-    SideSets {
-        isolated: group.is_some_and(|g| g.isolated),
-        policies: group.iter().flat_map(|g| table.policy_names(g)).collect(),
-        allow: allow.collect(),
-    }
+    by_ports.collect()
 }
 
 #[cfg(test)]
@@ -216,6 +238,10 @@ mod tests {
             for (pod, found) in compiled.pods().zip(json["pods"].as_array().expect("a list")) {
                 prop_assert_eq!(&found["name"], &*pod.name.name);
                 for direction in Direction::BOTH {
+                    let audit = &found[direction.to_string()]["audit"];
+                    let index = table.pod_index(&pod.name).expect("a live pod");
+                    let audited = table.half(direction).group_of(index).filter(|id| table.half(direction).group(*id).audited);
+                    prop_assert_eq!(audit.is_object(), audited.is_some(), "{} {}", pod.name, direction);
                     for peer in &peers {
                         if peer.address().is_none() && peer.pod().is_none() {
                             continue;
@@ -224,6 +250,10 @@ mod tests {
                         let found = ports(&found[direction.to_string()], peer, known, known);
                         let expected = table.side(direction, &Endpoint::Pod(pod.clone(), None), peer);
                         prop_assert_eq!(found, expected, "{} {} {}", pod.name, direction, peer);
+                        if let Some(group) = audited {
+                            let would = table.half(direction).ports(group, table.class_of(direction, peer));
+                            prop_assert_eq!(&ports(audit, peer, known, known), would, "audit of {} {} {}", pod.name, direction, peer);
+                        }
                     }
                 }
             }

@@ -145,6 +145,9 @@ pub(crate) struct AgentArgs {
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
     pub(crate) mode: Mode,
+    /// Where pods are on a bridge whose packets do not meet the rules: switch that on, or only be unready, or do not look
+    #[arg(long, value_enum, default_value_t = BridgeNetfilter::Auto, value_name = "MODE")]
+    pub(crate) bridge_netfilter: BridgeNetfilter,
     /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
     #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
     pub(crate) deny_action: DenyAction,
@@ -193,6 +196,17 @@ pub(crate) enum Mode {
     Enforce,
     /// It passes, and is recorded
     Audit,
+}
+
+/// What the agent does about bridges whose packets do not meet the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BridgeNetfilter {
+    /// It switches them on, and is not ready where it cannot
+    Auto,
+    /// It changes nothing, and is not ready
+    Require,
+    /// It does not look
+    Ignore,
 }
 
 /// What the sender of a denied packet hears.

@@ -97,10 +97,18 @@ impl Sides<'_> {
             return format!("  {heading}  not isolated: {}\n", Style::Good.paint("everything"));
         }
         let mut out = String::new();
+        let audited = group.is_some_and(|g| g.audited);
         let (isolating, judging): (Vec<_>, Vec<_>) = policies.iter().partition(|p| p.isolates(direction));
         let names = |policies: &[&Arc<Policy>]| policies.iter().map(|p| p.name.to_string()).collect::<Vec<_>>();
         if isolating.is_empty() {
             let _ = writeln!(out, "  {heading}  not isolated");
+        } else if audited {
+            let everything = Style::Good.paint("everything");
+            let names = names(&isolating).join(", ");
+            let _ = writeln!(
+                out,
+                "  {heading}  not isolated: {everything}; audited by {names}, which would allow"
+            );
         } else {
             let _ = writeln!(out, "  {heading}  isolated by {}", names(&isolating).join(", "));
         }
@@ -120,12 +128,13 @@ impl Sides<'_> {
             let (words, now) = known.clone();
             rows.push(vec![
                 (format!("{word} {words}"), Style::Plain),
-                (ports.join(", "), Style::Good),
+                (ports.join(", "), if audited { Style::Warn } else { Style::Good }),
                 (now, Style::Dim),
             ]);
         }
         if rows.is_empty() && !isolating.is_empty() {
-            rows.push(vec![(format!("{word} nowhere"), Style::Bad)]);
+            let style = if audited { Style::Warn } else { Style::Bad };
+            rows.push(vec![(format!("{word} nowhere"), style)]);
         }
         out.push_str(&columns(4, &rows));
         out

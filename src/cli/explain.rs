@@ -1,11 +1,11 @@
 //! `palisade explain`: whether one end may reach another, and why. Every pair and every port is covered; those with one
 //! outcome stand together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use policy_compiler::cluster::Exemption;
-use policy_compiler::evaluate::Side;
+use policy_compiler::evaluate::{Audit, Side};
 use policy_compiler::policy::PolicyName;
 use policy_compiler::ports::PortSet;
 use serde::Serialize;
@@ -87,6 +87,21 @@ impl Explanation<'_> {
         verdicts.reduce(Verdict::and).unwrap_or(Verdict::Deny)
     }
 
+    /// The verdict if the audited policies were in force, and those of them that would deny; none when nothing changes with them.
+    fn audit(&self) -> Option<(Verdict, BTreeSet<&PolicyName>)> {
+        let denying: BTreeSet<&PolicyName> = self
+            .outcomes
+            .iter()
+            .flat_map(|o| o.decision.would_be_denied_by())
+            .collect();
+        let verdicts = self
+            .outcomes
+            .iter()
+            .map(|o| Verdict::one(o.decision.would_be_allowed()));
+        let verdict = verdicts.reduce(Verdict::and)?;
+        (!denying.is_empty()).then_some((verdict, denying))
+    }
+
     fn reason(&self) -> String {
         let denied: Vec<&Outcome> = self.outcomes.iter().filter(|o| !o.decision.allowed).collect();
         match (self.outcomes.as_slice(), denied.as_slice()) {
@@ -116,7 +131,16 @@ impl Explanation<'_> {
         let describer = Describer::new(compiled);
         let (word, style) = self.verdict().word();
         let Question { from, to, port } = &self.question;
-        let mut out = format!("{}: {from} → {to} on {}\n", style.paint(word), port.words());
+        let audit = self.audit().map(|(verdict, policies)| {
+            let policies: Vec<String> = policies.into_iter().map(ToString::to_string).collect();
+            let some = match verdict {
+                Verdict::Partial => "some ",
+                _ => "",
+            };
+            Style::Warn.paint(&format!(" (audit: {some}would be denied by {})", policies.join(", ")))
+        });
+        let audit = audit.unwrap_or_default();
+        let mut out = format!("{}{audit}: {from} → {to} on {}\n", style.paint(word), port.words());
         if let Some(backends) = &self.service {
             let _ = writeln!(out, "{}", Style::Warn.paint(&backends.note(&describer, to)));
         }
@@ -159,7 +183,11 @@ impl Explanation<'_> {
             .outcomes
             .iter()
             .flat_map(|o| [&o.decision.egress, &o.decision.ingress]);
-        let policies = sides.flat_map(|s| s.isolated_by.iter().chain(s.decided_by.as_ref().map(|r| &r.policy)));
+        let policies = sides.flat_map(|s| {
+            let audited = s.audit.iter().flat_map(|audit| &audit.policies);
+            let deciding = s.decided_by.as_ref().map(|r| &r.policy);
+            s.isolated_by.iter().chain(deciding).chain(audited)
+        });
         policies
             .filter_map(|name| Some((name.to_string(), source(loaded, name)?)))
             .collect()
@@ -173,6 +201,8 @@ impl Explanation<'_> {
             to: Vec<String>,
             ports: &'a PortSet,
             verdict: Verdict,
+            #[serde(rename = "auditVerdict", skip_serializing_if = "Option::is_none")]
+            audit_verdict: Option<Verdict>,
             reason: String,
             #[serde(skip_serializing_if = "Option::is_none")]
             exemption: Option<Exemption>,
@@ -193,6 +223,8 @@ impl Explanation<'_> {
             to: String,
             port: String,
             verdict: Verdict,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            audit_verdict: Option<Verdict>,
             reason: String,
             #[serde(skip_serializing_if = "Option::is_none")]
             service: Option<ServiceJson>,
@@ -206,6 +238,7 @@ impl Explanation<'_> {
             to: names(&outcome.to),
             ports: &outcome.ports,
             verdict: Verdict::one(outcome.decision.allowed),
+            audit_verdict: (outcome.decision.allowed && !outcome.decision.would_be_allowed()).then_some(Verdict::Deny),
             reason: outcome.decision.to_string(),
             exemption: outcome.decision.exemption,
             egress: &outcome.decision.egress,
@@ -218,6 +251,7 @@ impl Explanation<'_> {
             to: self.question.to.to_string(),
             port: self.question.port.to_string(),
             verdict: self.verdict(),
+            audit_verdict: self.audit().map(|(verdict, _)| verdict),
             reason: self.reason(),
             service: self.service.as_ref().map(|b| ServiceJson {
                 name: b.name.to_string(),
@@ -246,8 +280,18 @@ fn side_text(side: &Side) -> String {
         (None, false) if side.misses.is_empty() => ("; it has no rules that could admit it".to_owned(), Style::Bad),
         (None, false) => ("; no rule admits it:".to_owned(), Style::Bad),
     };
-    let _ = writeln!(out, "    {direction}  {isolated}{}", style.paint(&verdict));
-    for miss in &side.misses {
+    let audited = side.audit.as_ref().map(audit_words).unwrap_or_default();
+    let _ = writeln!(
+        out,
+        "    {direction}  {isolated}{}{}",
+        style.paint(&verdict),
+        Style::Warn.paint(&audited)
+    );
+    for miss in side
+        .misses
+        .iter()
+        .chain(side.audit.iter().flat_map(|audit| &audit.misses))
+    {
         let _ = writeln!(
             out,
             "               {} {}",
@@ -256,6 +300,17 @@ fn side_text(side: &Side) -> String {
         );
     }
     out
+}
+
+/// What audited policies would say; the misses follow.
+fn audit_words(audit: &Audit) -> String {
+    let names: Vec<String> = audit.policies.iter().map(ToString::to_string).collect();
+    let by = format!("; audited by {}", names.join(", "));
+    match &audit.decided_by {
+        Some(rule) => format!("{by}: would be admitted by {rule}"),
+        None if audit.misses.is_empty() => format!("{by}: would be denied, there are no rules that could admit it"),
+        None => format!("{by}: would be denied, no rule admits it:"),
+    }
 }
 
 /// Where a policy stands in the manifests.

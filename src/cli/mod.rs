@@ -31,8 +31,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DenyAction, ExplainArgs, Manifests,
-    MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DenyAction,
+    ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -174,6 +174,11 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
         },
+        bridges: match args.bridge_netfilter {
+            BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
+            BridgeNetfilter::Require => agent::bridge::Mode::Require,
+            BridgeNetfilter::Ignore => agent::bridge::Mode::Ignore,
+        },
     })?;
     Ok(Outcome::Fine)
 }
@@ -255,7 +260,7 @@ fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
         None => only_node(compiled)?,
     };
     let table = policy_compiler::compile::compile(&compiled.cluster, &Subjects::Node(node));
-    Ok(nft::render(&table, nft::Settings::default(), None).to_string())
+    Ok(nft::render(&table, nft::Settings::default()).to_string())
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {

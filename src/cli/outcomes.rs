@@ -221,7 +221,8 @@ pub(crate) fn usual(to: &Endpoint, ports: &PortSet) -> Option<Traffic> {
 fn outcome_key(decision: &Decision) -> String {
     let mut decision = decision.clone();
     for side in [&mut decision.egress, &mut decision.ingress] {
-        for miss in &mut side.misses {
+        let audit = side.audit.iter_mut().flat_map(|audit| &mut audit.misses);
+        for miss in side.misses.iter_mut().chain(audit) {
             match &mut miss.reason {
                 MissReason::Port { found, .. } => found.clear(),
                 MissReason::Cidr { found: Some(found), .. } | MissReason::Excepted { found, .. } => {
@@ -236,6 +237,7 @@ fn outcome_key(decision: &Decision) -> String {
 
 #[cfg(test)]
 mod tests {
+    use policy_compiler::evaluate::Side;
     use policy_compiler::testing::{self, Tiers};
     use proptest::prelude::*;
 
@@ -275,6 +277,8 @@ mod tests {
                         for (found, expected) in [(&found.egress, &expected.egress), (&found.ingress, &expected.ingress)] {
                             prop_assert_eq!(&found.isolated_by, &expected.isolated_by);
                             prop_assert_eq!(&found.decided_by, &expected.decided_by);
+                            let rule = |side: &Side| side.audit.as_ref().map(|a| (a.policies.clone(), a.decided_by.clone()));
+                            prop_assert_eq!(rule(found), rule(expected));
                         }
                     }
                 }

@@ -44,7 +44,7 @@ pub(crate) fn itself(from: &End, to: &End) -> bool {
 /// What the table can tell of an end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Signature {
-    /// Its groups, if it is a pod that policies judge: egress, ingress.
+    /// Its groups, if it is a pod that policies in force judge: egress, ingress.
     groups: [Option<GroupId>; 2],
     /// Its class to the others' egress and to their ingress.
     classes: [ClassId; 2],
@@ -61,7 +61,7 @@ impl Signature {
         let index = endpoint.pod().and_then(|pod| table.pod_index(&pod.name));
         const SIDES: [Direction; 2] = [Direction::Egress, Direction::Ingress];
         Signature {
-            groups: SIDES.map(|side| table.half(side).group_of(index?)),
+            groups: SIDES.map(|side| table.half(side).group_in_force(index?)),
             classes: SIDES.map(|side| table.class_of(side, &endpoint)),
             v4: endpoint.address().map(|a| a.is_ipv4()),
             host: match endpoint.pod() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use policy_compiler::cluster::{Cluster, Endpoint, PodName};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::labels::Selector;
-use policy_compiler::policy::{NamespaceScope, PodSelection, Policy, PolicyName, Tier};
+use policy_compiler::policy::{Enforcement, NamespaceScope, PodSelection, Policy, PolicyName, Tier};
 use policy_compiler::ports::{Protocol, Traffic};
 
 use super::agents::{Agents, Round};
@@ -99,6 +99,8 @@ pub(super) fn choose(cluster: &Cluster, planned: &[Planned]) -> Option<Change> {
     after.add_policy(Policy {
         name,
         tier: Tier::NetworkPolicy,
+        // Whatever its namespace asks for.
+        enforcement: Some(Enforcement::Enforce),
         subject: PodSelection {
             namespaces: NamespaceScope::Named(pod.name.namespace.clone()),
             pods: Selector::labels(pod.labels.iter().map(|(k, v)| (k.clone(), v.clone()))),

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::{apps, batch, core};
+use k8s_openapi::api::{apps, batch, core, networking};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::convert::{self, DEFAULT_NAMESPACE, FieldError, FieldPath, WorkloadObject};
 use serde::de::DeserializeOwned;
@@ -213,7 +214,9 @@ impl Loader {
         let object = &Object { file, node, name };
         match kind {
             Kind::Namespace => {
-                let value = self.read(object, convert::namespace);
+                let value = self.read(object, |o: &core::v1::Namespace| {
+                    strict(convert::namespace(o), &o.metadata)
+                });
                 value.into_iter().for_each(|v| self.loaded.cluster.add_namespace(v));
             }
             Kind::Node => {
@@ -229,7 +232,8 @@ impl Loader {
                 value.into_iter().for_each(|v| self.loaded.cluster.add_service(v));
             }
             Kind::NetworkPolicy => {
-                if let Some((policy, warnings)) = self.read(object, convert::network_policy) {
+                let convert = |o: &networking::v1::NetworkPolicy| strict(convert::network_policy(o), &o.metadata);
+                if let Some((policy, warnings)) = self.read(object, convert) {
                     self.loaded.cluster.add_policy(policy);
                     let warnings = warnings.into_iter().map(|w| object.problem(w));
                     self.loaded.warnings.extend(warnings);
@@ -312,6 +316,15 @@ impl Object<'_> {
     fn problem(&self, error: FieldError) -> Problem {
         let position = self.node.locate(&error.path);
         at(self.file, position, Some(&self.name), Some(error.path), error.message)
+    }
+}
+
+/// A conversion that takes a mode which is none for an error: in a manifest it is a slip of the pen, and there is somebody to correct it.
+fn strict<T>(converted: Result<T, Vec<FieldError>>, metadata: &ObjectMeta) -> Result<T, Vec<FieldError>> {
+    match (converted, convert::enforcement(metadata)) {
+        (converted, Ok(_)) => converted,
+        (Ok(_), Err(error)) => Err(vec![error]),
+        (Err(errors), Err(error)) => Err([vec![error], errors].concat()),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
 use nftables::expr::{
-    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
+    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
+    PayloadRaw, Range,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
     VerdictMap,
 };
 use nftables::types::RejectCode;
+use policy_compiler::cells::AddressRange;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{PortRange, Protocol};
 
@@ -147,6 +149,23 @@ pub(super) fn not_a_syn() -> Statement<'static> {
     compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
 }
 
+/// `@th,96,8`: the type of the first chunk of an SCTP packet.
+pub(super) const FIRST_CHUNK: PayloadRaw = PayloadRaw {
+    base: PayloadBase::TH,
+    offset: 96,
+    len: 8,
+};
+
+/// `meta l4proto sctp @th,96,8 != 1`: anything but the packet that opens an SCTP association. (`sctp chunk init` would look
+/// for it anywhere in the packet, and needs a newer kernel.)
+pub(super) fn not_an_init() -> [Statement<'static>; 2] {
+    let chunk = Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(FIRST_CHUNK)));
+    [
+        packet_protocol(protocol_number(Protocol::Sctp)),
+        compare(chunk, Operator::NEQ, Expression::Number(1)),
+    ]
+}
+
 /// `ip6 hoplimit 255 icmpv6 type 133-137`: no router forwards it with this hop limit, so it is from the same link, and
 /// no pod can send anything elsewhere in its guise.
 pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
@@ -163,6 +182,12 @@ pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
         Operator::EQ,
         range(ports.first.into(), ports.last.into()),
     )
+}
+
+/// `ct original ip saddr 10.0.0.0-10.0.0.255`
+pub(super) fn peer_in(peer: Expression<'static>, range: AddressRange) -> Statement<'static> {
+    let range = [range.first, range.last].map(|address| Expression::String(address.to_string().into()));
+    compare(peer, Operator::EQ, Expression::Range(Box::new(Range { range })))
 }
 
 /// `<expression> @<set>`

@@ -86,6 +86,14 @@ impl Kernel for Fake {
         Ok(())
     }
 
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        let trial = Fake {
+            table: Mutex::new(self.content()),
+            seen: Mutex::default(),
+        };
+        trial.apply(transaction)
+    }
+
     fn read(&self) -> Result<Option<Listing>, KernelError> {
         Ok(self.table().as_ref().map(Listing::of))
     }

@@ -21,6 +21,9 @@ pub trait Kernel {
     /// content is what the last successful step left: apply [`super::replace`] next.
     fn apply(&self, transaction: &Transaction) -> Result<(), KernelError>;
 
+    /// Whether the kernel would take a transaction, as far as can be told without applying it.
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError>;
+
     /// The content of the table; none when there is no table.
     fn read(&self) -> Result<Option<Listing>, KernelError>;
 
@@ -168,8 +171,8 @@ impl Nft {
         self.list(&["set", TABLE_FAMILY, TABLE, &name.to_string()])
     }
 
-    fn load(&self, document: String) -> Result<(), KernelError> {
-        let output = self.run(&["-j", "-f", "-"], document)?;
+    fn load(&self, options: &[&str], document: String) -> Result<(), KernelError> {
+        let output = self.run(&[options, &["-j", "-f", "-"]].concat(), document)?;
         if output.status.success() {
             return Ok(());
         }
@@ -179,7 +182,16 @@ impl Nft {
 
 impl Kernel for Nft {
     fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
-        transaction.to_json()?.into_iter().try_for_each(|step| self.load(step))
+        transaction
+            .to_json()?
+            .into_iter()
+            .try_for_each(|step| self.load(&[], step))
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        // As one step: the second would be checked against a kernel that has not seen the first.
+        let steps = transaction.in_one_step().to_json()?;
+        steps.into_iter().try_for_each(|step| self.load(&["--check"], step))
     }
 
     fn read(&self) -> Result<Option<Listing>, KernelError> {

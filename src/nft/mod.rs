@@ -2,10 +2,11 @@
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
 pub mod denials;
-pub mod diff;
+mod draft;
 mod expressions;
 pub mod fake;
 mod generation;
+mod interim;
 pub mod kernel;
 pub mod listing;
 pub mod names;
@@ -13,6 +14,8 @@ mod numbering;
 pub mod render;
 mod render_base;
 mod render_column;
+mod render_side;
+mod render_words;
 pub mod ruleset;
 mod schema;
 mod settings;
@@ -22,15 +25,16 @@ mod tests;
 mod text;
 pub mod tracer;
 pub mod transaction;
+mod whole;
 
 pub use denials::{Count, Denial};
-pub use diff::{diff, replace};
 pub use kernel::{Kernel, KernelError, Nft};
-pub use render::render;
+pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
 pub use settings::{DenyAction, Mode, Settings};
 pub use text::PRIORITY;
 pub use transaction::Transaction;
+pub use whole::{replace, restore};
 
 /// So many denied connections are remembered in each record.
 const RECORD_SIZE: u32 = 4096;

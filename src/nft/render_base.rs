@@ -6,8 +6,8 @@ use policy_compiler::ports::Protocol;
 
 use super::expressions::{
     accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_in, is_not_in, jump, limit,
-    limit_over, neighbour_discovery, not_a_syn, not_of_connection, not_packet_protocol, packet_protocol, prohibited,
-    protocol_number, reset, server, server_port, state, subject, update,
+    limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol,
+    prohibited, protocol_number, reset, server, server_port, state, subject, update,
 };
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
@@ -46,12 +46,14 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
 
 fn forward() -> Vec<Rule> {
     let [from_the_link, neighbour_discovery] = neighbour_discovery();
+    let [sctp, not_an_init] = not_an_init();
     let mut rules = vec![
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
         Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
         Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
+        Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
     ];
     for direction in [Direction::Egress, Direction::Ingress] {
         for family in Family::BOTH {

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use policy_compiler::ports::{PortRange, PortSet, Protocol};
 
+use super::draft::Draft;
 use super::expressions::{
     back, concat, connection_protocol, goto, icmp_number, is_in, not_of_connection, of_connection, packet_protocol,
     protocol_number, server_port, server_port_in, subject, verdict_of,
 };
 use super::names::{ChainName, Column, Extent, SetName, Side};
 use super::numbering::RangeChains;
-use super::ruleset::{Element, Key, Rule, Ruleset};
+use super::render_words::About;
+use super::ruleset::{Element, Elements, Key, Rule};
 
 /// Ranges of at most so many ports become one element for each port; a longer one becomes a comparison in a chain of its
 /// own. An element costs 0.05 ms once, the comparison a few nanoseconds for each packet.
@@ -28,7 +30,7 @@ pub(super) struct Content {
 
 impl Content {
     /// Adds a cell: these addresses may be reached on these ports, without those that are admitted anyway.
-    pub(super) fn add(&mut self, addresses: impl Iterator<Item = IpAddr>, ports: &PortSet, anyway: Option<&PortSet>) {
+    pub(super) fn add(&mut self, addresses: &[IpAddr], ports: &PortSet, anyway: Option<&PortSet>) {
         let on_top = match anyway {
             Some(anyway) if *anyway == *ports => return,
             Some(anyway) => ports.minus(anyway),
@@ -44,7 +46,7 @@ impl Content {
                 }
             }
         }
-        for address in addresses {
+        for address in addresses.iter().copied() {
             if ports.is_all() {
                 self.any.push(address);
                 continue;
@@ -67,27 +69,23 @@ impl Content {
         side: Side,
         column: Column,
         after: ChainName,
-        about: &str,
+        about: Option<About>,
         range_chains: &mut RangeChains,
-        ruleset: &mut Ruleset,
+        draft: &mut Draft<'_>,
     ) -> ChainName {
         let set = |extent| SetName::Cell(side, column, extent);
         let local = || subject(side.direction, side.family);
+        let addresses = |list: Vec<IpAddr>| -> Elements {
+            let keys = list.into_iter().map(Key::Address);
+            keys.map(|key| (key, Element::default())).collect()
+        };
         let mut rules = Vec::new();
         if !self.any.is_empty() {
-            for address in self.any {
-                ruleset.add_element(set(Extent::Any), Key::Address(address), Element::default());
-            }
             rules.push(Rule::new([is_in(local(), set(Extent::Any)), back()]));
         }
+        draft.set_or_none(set(Extent::Any), addresses(self.any));
+
         if !self.ports.is_empty() {
-            for (address, protocol, port) in self.ports {
-                ruleset.add_element(
-                    set(Extent::Ports),
-                    Key::Port(address, protocol, port),
-                    Element::default(),
-                );
-            }
             // nft reads the port only after one protocol is compared; the last one is for ICMP errors, which belong to
             // a connection of another protocol.
             let packets = Protocol::ALL
@@ -103,36 +101,54 @@ impl Content {
                 ]));
             }
         }
+        let ports = self
+            .ports
+            .into_iter()
+            .map(|(a, protocol, port)| Key::Port(a, protocol, port));
+        draft.set_or_none(set(Extent::Ports), ports.map(|key| (key, Element::default())).collect());
+
         if !self.other.is_empty() {
-            for address in self.other {
-                ruleset.add_element(set(Extent::Other), Key::Address(address), Element::default());
-            }
             let mut statements: Vec<_> = Protocol::ALL.map(not_of_connection).into();
             statements.extend([is_in(local(), set(Extent::Other)), back()]);
             rules.push(Rule::new(statements));
         }
+        draft.set_or_none(set(Extent::Other), addresses(self.other));
+
         if !self.ranges.is_empty() {
-            for (address, ranges) in self.ranges {
-                let range_rules = range_rules(side, &ranges, after);
-                let (chain, new) = range_chains.chain(&range_rules);
-                if new {
-                    ruleset.chains.insert(chain, range_rules);
-                }
-                let element = Element {
-                    goto: Some(chain),
-                    comment: None,
-                };
-                ruleset.add_element(set(Extent::Ranges), Key::Address(address), element);
-            }
             rules.push(Rule::new([verdict_of(local(), set(Extent::Ranges))]));
         }
+        let former = draft.elements(set(Extent::Ranges)).into_iter().flatten();
+        let former: Vec<ChainName> = former.filter_map(|(_, element)| element.goto).collect();
+        let mut ranges = Elements::new();
+        for (address, list) in self.ranges {
+            let list = (list, after);
+            let rules = range_rules(side, &list.0, after);
+            let (chain, new) = range_chains.enter(list);
+            if new {
+                draft.chain(chain, rules);
+            }
+            let element = Element {
+                goto: Some(chain),
+                comment: None,
+            };
+            ranges.insert(Key::Address(address), element);
+        }
+        // Afterwards, so that a chain that is still used keeps its number.
+        former.into_iter().for_each(|chain| range_chains.leave(chain));
+        draft.set_or_none(set(Extent::Ranges), ranges);
+
+        let chain = ChainName::Column(side, column);
         if rules.is_empty() {
+            draft.chain(chain, rules);
             return after;
         }
-        rules.push(Rule::new([goto(after)]));
-        rules[0] = rules[0].clone().commented(about);
-        let chain = ChainName::Column(side, column);
-        ruleset.chains.insert(chain, rules);
+        let mut last = Rule::new([goto(after)]);
+        if let Some(about) = about {
+            rules[0] = rules[0].clone().commented(&about.peers);
+            last = last.commented(&about.policies);
+        }
+        rules.push(last);
+        draft.chain(chain, rules);
         chain
     }
 }

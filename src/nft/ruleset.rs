@@ -1,5 +1,5 @@
 //! The content of the table `inet palisade`, as plain ordered data: what rendering makes, what a transaction is the
-//! difference of, and what the tracer walks through.
+//! way to, and what the tracer walks through.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use nftables::stmt::Statement;
 use policy_compiler::cells::AddressRange;
 use policy_compiler::ports::Protocol;
 
-use super::names::{ChainName, Family, KeyType, SetName};
+use super::names::{ChainName, Family, KeyType, SetName, Side};
 
 /// The longest comment on a rule or an element; nft takes 128 bytes, its own terminator included.
 pub const COMMENT_LIMIT: usize = 127;
@@ -89,8 +89,11 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    pub(super) fn add_element(&mut self, set: SetName, key: Key, element: Element) {
-        self.sets.entry(set).or_default().insert(key, element);
+    /// The CIDR map of a side, when it has one, with its generation.
+    pub(super) fn cidrs(&self, side: Side) -> Option<(u32, &Elements)> {
+        [0, 1]
+            .into_iter()
+            .find_map(|generation| Some((generation, self.sets.get(&SetName::Cidrs(side, generation))?)))
     }
 }
 

@@ -6,7 +6,7 @@ use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payl
 use nftables::stmt::{Operator, RejectType, SetOp, Statement};
 use nftables::types::RejectCode;
 
-use super::expressions::{name_of_number, protocol_name};
+use super::expressions::{FIRST_CHUNK, name_of_number, protocol_name};
 use super::names::{ChainName, KeyType, SetName, TABLE, TABLE_FAMILY};
 use super::ruleset::{Element, Key, Rule, Ruleset};
 
@@ -207,6 +207,9 @@ fn expression(e: &Expression<'_>) -> Option<String> {
         Expression::Named(NamedExpression::Concat(parts)) => joined(parts, " . ")?,
         Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::L4proto => "meta l4proto".to_owned(),
         Expression::Named(NamedExpression::Payload(Payload::PayloadField(p))) => format!("{} {}", p.protocol, p.field),
+        Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(p))) if *p == FIRST_CHUNK => {
+            format!("@th,{},{}", p.offset, p.len)
+        }
         Expression::Named(NamedExpression::CT(ct)) => match ct.dir {
             Some(dir) => format!("ct {} {}", format!("{dir:?}").to_lowercase(), ct.key),
             None => format!("ct {}", ct.key),

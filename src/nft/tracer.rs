@@ -10,6 +10,7 @@ use nftables::types::RejectCode;
 use policy_compiler::ports::Protocol;
 use thiserror::Error;
 
+use super::expressions::FIRST_CHUNK;
 use super::names::{ChainName, Family, KeyType, SetName};
 use super::ruleset::{Key, Rule, Ruleset};
 
@@ -24,6 +25,8 @@ pub struct Packet {
     pub protocol: u8,
     /// The flags of a TCP packet.
     pub tcp_flags: u8,
+    /// The type of the first chunk of an SCTP packet.
+    pub sctp_chunk: u8,
     /// The hop limit of an IPv6 packet.
     pub hop_limit: u8,
     /// The type of an ICMPv6 packet.
@@ -119,6 +122,8 @@ pub enum TraceError {
 pub const SYN: u8 = 0x02;
 /// The flag of every other one.
 pub const ACK: u8 = 0x10;
+/// The type of the chunk that opens an SCTP association.
+pub const INIT: u8 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -354,6 +359,17 @@ impl Walk<'_> {
                     ("icmpv6", "type") => number(58, packet.icmp_type),
                     ("tcp", "flags") => number(6, packet.tcp_flags),
                     _ => return Err(unknown()),
+                }
+            }
+            // Behind ports, tag and checksum stands the type of the first chunk, and in other protocols something else.
+            Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) if *raw == FIRST_CHUNK => {
+                match packet.protocol {
+                    132 => Some(Value::Number(packet.sctp_chunk.into())),
+                    _ => {
+                        return Err(TraceError::Invalid(
+                            "a chunk is read in another protocol than SCTP".to_owned(),
+                        ));
+                    }
                 }
             }
             Expression::Named(NamedExpression::CT(ct)) => {

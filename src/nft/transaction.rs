@@ -118,6 +118,14 @@ impl Transaction {
         self.steps.iter().flatten().map(size).sum()
     }
 
+    /// The same operations, all or nothing.
+    #[must_use]
+    pub fn in_one_step(&self) -> Transaction {
+        Transaction {
+            steps: vec![self.steps.concat()],
+        }
+    }
+
     /// One document for `nft -j -f -` for each step.
     pub fn to_json(&self) -> Result<Vec<String>, serde_json::Error> {
         self.steps()

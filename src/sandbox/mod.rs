@@ -29,6 +29,7 @@ mod error;
 mod flow;
 mod listen;
 mod netns;
+mod options;
 mod privilege;
 mod probe;
 mod sctp;
@@ -36,22 +37,22 @@ mod services;
 mod socket;
 mod topology;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
-use policy_compiler::ports::Protocol;
 use tokio::runtime::{Handle, Runtime};
 
 pub use addresses::assign_addresses;
 pub use error::SandboxError;
 pub use flow::Flow;
 pub use netns::{Netns, program};
+pub use options::{Options, Wiring};
 pub use privilege::become_root_in_user_namespace;
 pub use probe::{Expect, Outcome, Probe};
 pub use services::{Backend, Frontend, frontends};
@@ -82,28 +83,6 @@ impl fmt::Display for Place {
             Place::Pod(name) => name.fmt(f),
             Place::Node(name) => write!(f, "node/{name}"),
             Place::Client => f.write_str("client"),
-        }
-    }
-}
-
-/// What a sandbox has beside the cluster.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The addresses of the client outside of the cluster.
-    pub client: Vec<IpAddr>,
-    /// Ports that everybody listens on, pods, nodes and the client, beside the container ports.
-    pub extra_ports: BTreeSet<(Protocol, u16)>,
-}
-
-impl Default for Options {
-    /// A client with an address for documentation in each family, and nothing else.
-    fn default() -> Self {
-        Options {
-            client: vec![
-                Ipv4Addr::new(192, 0, 2, 10).into(),
-                Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10).into(),
-            ],
-            extra_ports: BTreeSet::new(),
         }
     }
 }
@@ -361,11 +340,27 @@ fn wire(
             ("ipv4/neigh/eth0/retrans_time_ms", "100"),
             ("ipv6/neigh/eth0/retrans_time_ms", "100"),
         ])?;
+        if topology.wiring.bridged() {
+            netns.sysctl(&[
+                ("bridge/bridge-nf-call-iptables", "1"),
+                ("bridge/bridge-nf-call-ip6tables", "1"),
+            ])?;
+        }
         netns.ip(&topology.node(at, &paths))?;
+        if topology.wiring == Wiring::Overlay {
+            netns.bridge(&topology.forwarding(at))?;
+        }
         netns.nft(topology::UNREACHABLE)?;
         netns.nft(&services::rules(frontends, &plan.node.addresses))?;
         for (pod, own) in plan.pods.iter().zip(pods) {
-            own.ip(&pod.batch())?;
+            if topology.wiring.bridged() {
+                // As above: an address of the pod network that nobody has is known to be nobody's.
+                own.sysctl(&[
+                    ("ipv4/neigh/eth0/retrans_time_ms", "100"),
+                    ("ipv6/neigh/eth0/retrans_time_ms", "100"),
+                ])?;
+            }
+            own.ip(&pod.batch(&plan.node, topology.wiring))?;
             seats.insert(Place::Pod(pod.name.clone()), Seat::new(own, &pod.addresses));
         }
         seats.insert(place, Seat::new(netns, &plan.node.addresses));

@@ -73,6 +73,11 @@ impl Netns {
         self.program("ip", &["-batch", "-"], batch)
     }
 
+    /// The same for commands of iproute2's `bridge`.
+    pub fn bridge(&self, batch: &str) -> Result<(), SandboxError> {
+        self.program("bridge", &["-batch", "-"], batch)
+    }
+
     /// Loads nft rules in the namespace.
     pub fn nft(&self, rules: &str) -> Result<(), SandboxError> {
         self.program("nft", &["-f", "-"], rules)
@@ -106,14 +111,14 @@ impl Netns {
     }
 }
 
-/// Where a program of the sandbox is: `ip` or `nft`, searched in PATH and then where Debian keeps it.
+/// Where a program of the sandbox is: `ip`, `bridge` or `nft`, searched in PATH and then where Debian keeps it.
 pub fn program(name: &'static str) -> Result<PathBuf, SandboxError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(std::env::split_paths(SYSTEM_PATH));
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
     found.ok_or(SandboxError::MissingProgram {
         program: name,
-        package: if name == "ip" { "iproute2" } else { "nftables" },
+        package: if name == "nft" { "nftables" } else { "iproute2" },
     })
 }
 

@@ -4,7 +4,8 @@
 //!   pod eth0 --- podN node eth0 --- nodeN underlay (bridge) client --- eth0 client
 //! ```
 //! A pod's veth is routed through its node, as the ptp CNI does it; pod networks are routed between nodes through the
-//! nodes' addresses. What nobody has ends in an `unreachable` route, so that "no such address" answers at once and is
+//! nodes' addresses. With [`Wiring::Bridge`] the veths of a node's pods are ports of a bridge instead, and with
+//! [`Wiring::Overlay`] VXLAN carries what passes between pods of different nodes. What nobody has ends in an `unreachable` route, so that "no such address" answers at once and is
 //! never mistaken for silence.
 
 use std::fmt::Write;
@@ -15,12 +16,18 @@ use ipnet::IpNet;
 use policy_compiler::addresses::AddressBook;
 use policy_compiler::cluster::{Cluster, Endpoint, Node, PodName};
 
-use super::{Frontend, Options, SandboxError};
+use super::{Frontend, Options, SandboxError, Wiring};
 
 /// More pods than this are more than one machine's sandbox is for: every pod is a namespace with its own devices.
 pub(super) const POD_LIMIT: usize = 200;
 
-/// The gateway of every pod; each node-side device has it.
+/// The bridge of a node's pods.
+const BRIDGE: &str = "cni0";
+
+/// The node's end of the overlay.
+const TUNNEL: &str = "flannel.1";
+
+/// The gateway of every pod; each node-side device, or the bridge, has it.
 const GATEWAYS: [&str; 2] = ["169.254.1.1", "fe80::1"];
 
 /// The `unreachable` routes of a node, answered by nft: the kernel's own answers to such a route are limited to one a
@@ -48,6 +55,7 @@ pub(super) struct NodePlan {
 /// Who is in the sandbox, and how they are wired.
 pub(super) struct Topology {
     pub(super) nodes: Vec<NodePlan>,
+    pub(super) wiring: Wiring,
     client: Vec<IpAddr>,
     virtual_addresses: Vec<IpAddr>,
 }
@@ -97,6 +105,7 @@ impl Topology {
         }
         Ok(Topology {
             nodes,
+            wiring: options.wiring,
             client: options.client.clone(),
             virtual_addresses: frontends.iter().map(|f| f.address).collect(),
         })
@@ -123,36 +132,112 @@ impl Topology {
         for network in &own.node.pod_cidrs {
             let _ = writeln!(batch, "route replace unreachable {network}");
         }
+        if self.wiring.bridged() {
+            own.bridge(&mut batch);
+        }
         for (number, (pod, path)) in own.pods.iter().zip(pods).enumerate() {
-            let device = format!("pod{number}");
-            let _ = writeln!(batch, "link add {device} type veth peer name eth0 netns {path}");
-            let _ = writeln!(batch, "link set {device} up");
-            let _ = writeln!(batch, "addr add {}/32 dev {device}", GATEWAYS[0]);
-            let _ = writeln!(batch, "addr add {}/64 dev {device} nodad", GATEWAYS[1]);
+            let port = format!("pod{number}");
+            let _ = writeln!(batch, "link add {port} type veth peer name eth0 netns {path}");
+            let device = if self.wiring.bridged() {
+                // What Services hand back to the pod that it came from leaves by the port that it came in by.
+                let _ = writeln!(batch, "link set {port} master {BRIDGE}");
+                let _ = writeln!(batch, "link set {port} type bridge_slave hairpin on");
+                BRIDGE
+            } else {
+                gateways(&mut batch, &port);
+                &port
+            };
+            let _ = writeln!(batch, "link set {port} up");
             for address in &pod.addresses {
-                route(&mut batch, host(*address), &device, None, &own.node.addresses);
+                route(&mut batch, host(*address), device, None, &own.node.addresses);
             }
         }
         for address in self.client.iter().chain(&self.virtual_addresses) {
             // A virtual address needs some route, or the node's own programs could not even try it.
             route(&mut batch, host(*address), "eth0", None, &own.node.addresses);
         }
-        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
-        others.for_each(|(_, other)| other.routes(&mut batch, &own.node.addresses));
+        if self.wiring == Wiring::Overlay {
+            own.tunnel(at, &mut batch);
+        }
+        for (other, plan) in self.others(at) {
+            if self.wiring == Wiring::Overlay {
+                plan.neighbour(other, &mut batch);
+            }
+            plan.routes(&mut batch, &own.node.addresses, self.wiring);
+        }
         batch
+    }
+
+    /// For `bridge -batch`: on which node each end of the overlay is.
+    pub(super) fn forwarding(&self, at: usize) -> String {
+        let mut batch = String::new();
+        for (other, plan) in self.others(at) {
+            if let Some(node) = plan.node.addresses.iter().find(|a| a.is_ipv4()) {
+                let _ = writeln!(batch, "fdb append {} dev {TUNNEL} dst {node}", hardware(other));
+            }
+        }
+        batch
+    }
+
+    fn others(&self, at: usize) -> impl Iterator<Item = (usize, &NodePlan)> {
+        self.nodes.iter().enumerate().filter(move |(other, _)| *other != at)
     }
 
     /// The client outside of the cluster: it knows the nodes, and the pods through them.
     pub(super) fn client(&self) -> String {
         let mut batch = uplink(&self.client);
-        self.nodes.iter().for_each(|node| node.routes(&mut batch, &self.client));
+        for node in &self.nodes {
+            node.routes(&mut batch, &self.client, Wiring::Routed);
+        }
         batch
     }
 }
 
 impl NodePlan {
-    /// The way to this node and to its pods, seen from elsewhere on the underlay.
-    fn routes(&self, batch: &mut String, sources: &[IpAddr]) {
+    /// The bridge, with the first free address of each pod network, and the gateway of all pods.
+    fn bridge(&self, batch: &mut String) {
+        let _ = writeln!(batch, "link add {BRIDGE} type bridge mcast_snooping 0");
+        let _ = writeln!(batch, "link set {BRIDGE} up");
+        for network in &self.node.pod_cidrs {
+            let taken = |a: &IpAddr| self.pods.iter().any(|pod| pod.addresses.contains(a));
+            // The very first address of an IPv6 network is every router's.
+            let mut free = network.hosts().filter(|a| *a != network.network() && !taken(a));
+            if let Some(address) = free.next() {
+                let _ = writeln!(batch, "addr add {} dev {BRIDGE} {}", host(address), nodad(address));
+            }
+        }
+        gateways(batch, BRIDGE);
+    }
+
+    /// This node's end of the overlay, as flannel makes it: it has the network addresses of the node's pod networks.
+    fn tunnel(&self, at: usize, batch: &mut String) {
+        if let Some(node) = self.node.addresses.iter().find(|a| a.is_ipv4()) {
+            let kind = "vxlan id 1 dstport 8472 nolearning dev eth0";
+            let _ = writeln!(batch, "link add {TUNNEL} type {kind} local {node}");
+            let _ = writeln!(batch, "link set {TUNNEL} address {} mtu 1450 up", hardware(at));
+        }
+        for address in self.tunnel_addresses() {
+            let _ = writeln!(batch, "addr add {} dev {TUNNEL} {}", host(address), nodad(address));
+        }
+    }
+
+    /// That end, seen from another node: nobody asks for its hardware address.
+    fn neighbour(&self, at: usize, batch: &mut String) {
+        for address in self.tunnel_addresses() {
+            let _ = writeln!(
+                batch,
+                "neigh replace {address} lladdr {} dev {TUNNEL} nud permanent",
+                hardware(at)
+            );
+        }
+    }
+
+    fn tunnel_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.node.pod_cidrs.iter().map(IpNet::network)
+    }
+
+    /// The way to this node and to its pods, seen from elsewhere on the underlay, or through the overlay.
+    fn routes(&self, batch: &mut String, sources: &[IpAddr], wiring: Wiring) {
         for address in &self.node.addresses {
             route(batch, host(*address), "eth0", None, sources);
         }
@@ -164,6 +249,14 @@ impl NodePlan {
             .filter(outside)
             .map(|a| host(*a));
         for network in self.node.pod_cidrs.iter().map(|net| net.trunc()).chain(strays) {
+            let through = self
+                .tunnel_addresses()
+                .find(|a| a.is_ipv4() == network.addr().is_ipv4());
+            if let (Wiring::Overlay, Some(through)) = (wiring, through) {
+                // Without a source: the node's own packets then come from its end of the overlay.
+                let _ = writeln!(batch, "route replace {network} via {through} dev {TUNNEL} onlink");
+                continue;
+            }
             let via = same_family(&self.node.addresses, network.addr());
             route(batch, network, "eth0", via, sources);
         }
@@ -171,10 +264,15 @@ impl NodePlan {
 }
 
 impl PodPlan {
-    /// A pod: its addresses, and everything else through its node.
-    pub(super) fn batch(&self) -> String {
+    /// A pod: its addresses, its neighbours on the bridge, and everything else through its node.
+    pub(super) fn batch(&self, node: &Node, wiring: Wiring) -> String {
         let mut batch = String::from("link set lo up\nlink set eth0 up\n");
         addresses(&mut batch, &self.addresses);
+        for network in node.pod_cidrs.iter().filter(|_| wiring.bridged()) {
+            if self.addresses.iter().any(|a| network.contains(a)) {
+                route(&mut batch, network.trunc(), "eth0", None, &self.addresses);
+            }
+        }
         for (gateway, all) in GATEWAYS.into_iter().zip(["0.0.0.0/0", "::/0"]) {
             let four = gateway.contains('.');
             let Some(source) = self.addresses.iter().find(|a| a.is_ipv4() == four) else {
@@ -211,10 +309,23 @@ fn uplink(own: &[IpAddr]) -> String {
 
 fn addresses(batch: &mut String, own: &[IpAddr]) {
     for address in own {
-        // Duplicate detection would keep an IPv6 address out of use for a second or more.
-        let nodad = if address.is_ipv6() { " nodad" } else { "" };
-        let _ = writeln!(batch, "addr add {} dev eth0{nodad}", host(*address));
+        let _ = writeln!(batch, "addr add {} dev eth0 {}", host(*address), nodad(*address));
     }
+}
+
+/// Duplicate detection would keep an IPv6 address out of use for a second or more.
+fn nodad(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "nodad" } else { "" }
+}
+
+fn gateways(batch: &mut String, device: &str) {
+    let _ = writeln!(batch, "addr add {}/32 dev {device}", GATEWAYS[0]);
+    let _ = writeln!(batch, "addr add {}/64 dev {device} nodad", GATEWAYS[1]);
+}
+
+/// The hardware address of a node's end of the overlay.
+fn hardware(at: usize) -> String {
+    format!("02:00:00:00:{:02x}:{:02x}", at >> 8 & 0xff, at & 0xff)
 }
 
 /// A route whose source is the first own address of the family; none when there is no such address.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use palisade::nft::Mode;
 use palisade::sandbox::{Flow, Outcome, Place};
 
-use crate::shop::{CLUSTER, DB_INGRESS, DENY_ALL, ONLY_API, ONLY_DB, SERVICES, WEB_EGRESS};
+use crate::shop::{CLUSTER, DB_INGRESS, DENY_ALL, NONE, ONLY_API, ONLY_DB, SERVICES, WEB_EGRESS};
 use crate::world::{Family, Result, World, must, node, pod, tcp, udp};
 
 /// How long a connection that must not work is listened to. An answer takes less than a millisecond.
@@ -16,9 +16,7 @@ const SHORT: Duration = Duration::from_millis(500);
 /// How long a connection that must work is waited for.
 const LONG: Duration = Duration::from_secs(10);
 
-const NONE: &str = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems: []\n";
-
-fn open(world: &World, from: &Place, to: SocketAddr) -> Result<Flow> {
+pub(crate) fn open(world: &World, from: &Place, to: SocketAddr) -> Result<Flow> {
     let flow = world.sandbox.open(from, to)?;
     flow.map_err(|outcome| format!("{from} cannot connect to {to}: {outcome}").into())
 }
@@ -41,12 +39,12 @@ fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(Str
 }
 
 #[track_caller]
-fn go_on(flows: &mut [(String, Flow)]) -> Result {
+pub(crate) fn go_on(flows: &mut [(String, Flow)]) -> Result {
     must_all(flows, "stands still", |flow| flow.exchange(LONG) && flow.push(LONG))
 }
 
 #[track_caller]
-fn stand_still(flows: &mut [(String, Flow)]) -> Result {
+pub(crate) fn stand_still(flows: &mut [(String, Flow)]) -> Result {
     must_all(flows, "goes on", |flow| !flow.push(SHORT) && !flow.exchange(SHORT))
 }
 

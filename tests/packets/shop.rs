@@ -54,6 +54,9 @@ spec:
   ports: [{port: 8000, targetPort: 80}]
 ";
 
+/// No policy.
+pub(crate) const NONE: &str = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\nitems: []\n";
+
 /// Nobody reaches any pod, and no pod reaches anybody.
 pub(crate) const DENY_ALL: &str = "
 apiVersion: networking.k8s.io/v1

@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{KernelError, Nft, Settings};
-use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
-use policy_compiler::cluster::{Cluster, PodName};
+use palisade::nft::{Kernel, KernelError, Nft, Settings};
+use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
+use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
 
@@ -46,11 +48,16 @@ impl World {
 
     /// Builds a cluster from manifests, without the policies among them.
     pub(crate) fn of(text: &str, settings: impl Into<Settings>) -> Result<World> {
+        World::wired(text, settings, &Options::default())
+    }
+
+    /// The same, wired otherwise.
+    pub(crate) fn wired(text: &str, settings: impl Into<Settings>, options: &Options) -> Result<World> {
         let mut cluster = manifests::parse("cluster.yaml", text)
             .map_err(|e| e.to_string())?
             .cluster;
         assign_addresses(&mut cluster)?;
-        World::stage(&cluster.clone(), cluster, &Options::default(), settings)
+        World::stage(&cluster.clone(), cluster, options, settings)
     }
 
     /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
@@ -64,10 +71,61 @@ impl World {
         Ok(changed)
     }
 
+    /// What the enforcers know, with these policies and no others.
+    pub(crate) fn with_policies(&self, text: &str) -> Result<Cluster> {
+        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+        let mut cluster = self.cluster.clone();
+        cluster.policies = loaded.cluster.policies;
+        Ok(cluster)
+    }
+
+    /// Applies one node's whole table anew; whether the kernel was changed.
+    pub(crate) fn resync(&mut self, place: &Place) -> Result<bool> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        Ok(netns.run(|| enforcer.resync())??.changed)
+    }
+
+    /// Applies one node's whole table anew, whatever is there; how many operations that took.
+    pub(crate) fn replace(&mut self, place: &Place) -> Result<usize> {
+        let netns = self.sandbox.netns(place)?;
+        let found = (self.enforcers.iter_mut()).find(|(node, _)| *place == Place::Node(node.clone()));
+        let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
+        let wanted = enforcer.wanted().ok_or("nothing is enforced yet")?;
+        let transaction = palisade::nft::replace(wanted)?;
+        netns.run(|| enforcer.kernel().apply(&transaction))??;
+        Ok(transaction.size())
+    }
+
+    /// Brings every node to this cluster, in one transaction each.
+    pub(crate) fn follow(&mut self, cluster: Cluster) -> Result {
+        self.cluster = cluster.clone();
+        self.enforce(&cluster).map(|_| ())
+    }
+
     /// The same, from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
         let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
         self.enforce(&loaded.cluster).map(|_| ())
+    }
+
+    /// A pod of the shop, labelled as `web` is, that the enforcers hear of and nobody builds.
+    pub(crate) fn add_pod(&mut self, name: &str, address: IpAddr) {
+        self.cluster.add_pod(Pod {
+            name: PodName {
+                namespace: "shop".into(),
+                name: name.into(),
+            },
+            labels: [("app", "web")].into_iter().collect(),
+            addresses: vec![address],
+            node: Some("c".into()),
+            host_network: false,
+            ended: false,
+            started: None,
+            ports: Vec::new(),
+            workload: None,
+        });
     }
 
     /// In which respect a node's kernel is not as its enforcer believes.
@@ -105,6 +163,11 @@ impl World {
         Ok(found.ok_or_else(|| format!("{place} has no address of {family:?}"))?)
     }
 
+    /// The networks of a node's pods.
+    pub(crate) fn pod_networks(&self, node: &str) -> &[IpNet] {
+        self.cluster.nodes.get(node).map_or(&[], |node| &node.pod_cidrs)
+    }
+
     /// A pod's address and a port.
     pub(crate) fn socket(&self, place: &Place, family: Family, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.address(place, family)?, port))
@@ -115,7 +178,7 @@ impl World {
     pub(crate) fn check(&self, from: &Place, to: (IpAddr, Traffic), expected: &Outcome) -> Result {
         let caller = std::panic::Location::caller();
         let expect = match expected {
-            Outcome::Silent => Expect::Silence,
+            Outcome::Silent | Outcome::OneWay => Expect::Silence,
             _ => Expect::Answer,
         };
         let outcome = self.sandbox.probe(&Probe {
@@ -161,6 +224,21 @@ pub(crate) enum Family {
 
 impl Family {
     pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+}
+
+/// Whether this machine can build that wiring; otherwise says that the test did not run, and why.
+pub(crate) fn possible(wiring: Wiring, test: &str) -> bool {
+    let filtered = Path::new("/proc/sys/net/bridge/bridge-nf-call-ip6tables").exists();
+    if wiring.bridged() && !filtered {
+        println!("NOT RUN: {test}: this kernel has no br_netfilter (modprobe br_netfilter)");
+        return false;
+    }
+    let tunnel = || Netns::new("a trial")?.ip("link add trial type vxlan id 1 dstport 8472\n");
+    if let (Wiring::Overlay, Err(error)) = (wiring, tunnel()) {
+        println!("NOT RUN: {test}: this kernel has no VXLAN ({error})");
+        return false;
+    }
+    true
 }
 
 /// A pod of the namespace `shop`.

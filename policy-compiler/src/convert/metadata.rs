@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::DEFAULT_NAMESPACE;
-use super::field::{Errors, Path};
+use super::field::{Errors, FieldError, Path};
 use super::names;
 use crate::labels::{Labels, Name, Operator, Requirement, Selector};
+use crate::policy::{Enforcement, MODE_ANNOTATION};
 
 const METADATA: Path<'static> = Path::Field(&Path::Root, "metadata");
 
@@ -40,6 +41,29 @@ pub(super) fn cluster_wide(meta: &ObjectMeta, rule: NameRule, errors: &mut Error
 /// `metadata.labels` of the object.
 pub(super) fn object_labels(meta: &ObjectMeta, errors: &mut Errors) -> Labels {
     labels(meta.labels.as_ref(), &METADATA.field("labels"), errors)
+}
+
+/// What the annotation [`MODE_ANNOTATION`] of a NetworkPolicy or of a namespace asks for; none without it.
+///
+/// The API server lets every text pass here, so that a live object may hold anything. The conversions therefore take a value that is none for
+/// [`Enforcement::Enforce`]: leaving a policy out would open its pods. Whoever converts asks here what to report.
+///
+/// # Errors
+/// A value that is no mode.
+pub fn enforcement(meta: &ObjectMeta) -> Result<Option<Enforcement>, FieldError> {
+    let Some(text) = meta.annotations.as_ref().and_then(|a| a.get(MODE_ANNOTATION)) else {
+        return Ok(None);
+    };
+    let known = Enforcement::BOTH.into_iter().find(|e| e.word() == text);
+    known.map(Some).ok_or_else(|| FieldError {
+        path: METADATA.field("annotations").key(MODE_ANNOTATION).to_field_path(),
+        message: format!("\"{text:.80}\" is not a mode: write enforce or audit"),
+    })
+}
+
+/// What the annotation asks for; of a value that is no mode, that the policy is enforced.
+pub(super) fn enforcement_or_enforce(meta: &ObjectMeta) -> Option<Enforcement> {
+    enforcement(meta).unwrap_or(Some(Enforcement::Enforce))
 }
 
 /// Labels at any place.

@@ -13,7 +13,7 @@ use crate::policy::{
 };
 use crate::ports::PortRange;
 
-/// Converts a policy; the second value warns of what is accepted and yet hardly meant.
+/// Converts a policy; the second value warns of what is accepted and yet hardly meant. [`super::enforcement`] tells what is wrong with its mode.
 ///
 /// # Errors
 /// Every field that the API server would refuse.
@@ -98,6 +98,7 @@ impl Reader {
                 name,
             },
             tier: Tier::NetworkPolicy,
+            enforcement: metadata::enforcement_or_enforce(&object.metadata),
             subject,
             ingress: types.contains(&Direction::Ingress).then_some(ingress),
             egress: types.contains(&Direction::Egress).then_some(egress),

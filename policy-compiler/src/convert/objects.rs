@@ -9,7 +9,7 @@ use super::field::{Errors, FieldError, Path};
 use super::{cidr, metadata, names};
 use crate::cluster::{Namespace, Node};
 
-/// Converts a Namespace; it gets the label that the API server puts on every namespace.
+/// Converts a Namespace; it gets the label that the API server puts on every namespace. [`super::enforcement`] tells what is wrong with its mode.
 ///
 /// # Errors
 /// A malformed name or label.
@@ -17,7 +17,10 @@ pub fn namespace(object: &v1::Namespace) -> Result<Namespace, Vec<FieldError>> {
     let mut errors = Errors::default();
     let name = metadata::cluster_wide(&object.metadata, names::dns_label, &mut errors);
     let labels = metadata::object_labels(&object.metadata, &mut errors);
-    errors.finish(Namespace::new(name, labels))
+    errors.finish(Namespace {
+        enforcement: metadata::enforcement_or_enforce(&object.metadata),
+        ..Namespace::new(name, labels)
+    })
 }
 
 /// Converts a Node: its InternalIP and ExternalIP addresses, and its pod CIDRs.

@@ -26,6 +26,7 @@ pub(super) fn policy(
             name: name.into(),
         },
         tier: Tier::NetworkPolicy,
+        enforcement: None,
         subject: PodSelection {
             namespaces: NamespaceScope::Named(namespace.clone()),
             pods,

@@ -184,6 +184,7 @@ impl Half {
                     signatures: 0,
                 }) as u32);
                 pending.changes.classes.insert(id);
+                pending.changes.created.insert(id);
                 id
             })
     }
@@ -198,6 +199,7 @@ impl Half {
         for member in &signature.members {
             self.pending.moved.entry(*member).or_insert(Some(before));
         }
+        self.pending.changes.classes.extend([before, class]);
         self.classes[class.0 as usize].signatures += 1;
         self.leave_class(before);
     }

@@ -13,12 +13,13 @@ use crate::rules::{PortName, Prepared, resolve};
 use crate::table::{Group, GroupId, PodIndex};
 
 impl Half {
-    /// Makes pods subjects, judged by these policies (all speak of this direction; in their order of evaluation).
+    /// Makes pods subjects, judged by these policies (all speak of this direction; in their order of evaluation; all in force, or all audited).
     pub(crate) fn add_subjects(
         &mut self,
         pods: &[PodIndex],
         population: &Population,
         policies: &[u32],
+        audited: bool,
         all: &Slab<Arc<Policy>>,
     ) {
         for policy in policies {
@@ -40,7 +41,11 @@ impl Half {
                         false => self.no_names.clone(),
                     };
                     let policies = policies.to_vec();
-                    let key = GroupKey { policies, names };
+                    let key = GroupKey {
+                        policies,
+                        names,
+                        audited,
+                    };
                     match self.group_ids.get(&key) {
                         Some(group) => *group,
                         None => self.add_group(key, all),
@@ -131,12 +136,13 @@ impl Half {
         for policy in &key.policies {
             self.use_policy(*policy, all);
         }
-        let isolated = key.policies.iter().any(|p| all[*p as usize].isolates(self.direction));
+        let isolated = !key.audited && key.policies.iter().any(|p| all[*p as usize].isolates(self.direction));
         let defaults = [self.none; 6];
         let policies = key.policies.clone();
         let group = Group {
             policies,
             isolated,
+            audited: key.audited,
             members: BTreeSet::new(),
             defaults,
             names: key.names.clone(),
@@ -166,6 +172,7 @@ impl Half {
         self.group_ids.remove(&GroupKey {
             policies: group.policies.clone(),
             names: group.names.clone(),
+            audited: group.audited,
         });
         self.tiered.remove(&id);
         for kind in &mut self.by_kind {

@@ -6,6 +6,7 @@
 
 mod columns;
 mod groups;
+mod origin;
 mod peers;
 mod settle;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
+pub use self::origin::Origin;
 use crate::cells::{self, BlockCell};
 use crate::changes::HalfChanges;
 use crate::policy::{Direction, Peer, Tier};
@@ -86,6 +88,7 @@ struct Usage {
 struct GroupKey {
     policies: Vec<u32>,
     names: Resolved,
+    audited: bool,
 }
 
 /// The table of one direction.
@@ -204,12 +207,23 @@ impl Half {
         &self.classes[id.0 as usize]
     }
 
-    /// The group of a pod; none when no policy judges it in this direction, so that everything passes.
+    /// One column, when there is one of this number.
+    pub fn find_class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id.0 as usize)
+    }
+
+    /// The group of a pod; none when no policy judges it in this direction, so that everything passes. Everything passes in an audited group
+    /// too: see [`Half::group_in_force`].
     pub fn group_of(&self, pod: PodIndex) -> Option<GroupId> {
         self.group_of.get(pod.0 as usize).copied().flatten()
     }
 
-    /// What a group lets every peer of a kind do at least. Every cell of that kind holds at least this.
+    /// The group of a pod whose cells are in force; none when everything passes, be it audited or not.
+    pub fn group_in_force(&self, pod: PodIndex) -> Option<GroupId> {
+        self.group_of(pod).filter(|id| !self.group(*id).audited)
+    }
+
+    /// What the policies that judge a group let every peer of a kind do at least. Every cell of that kind holds at least this.
     pub fn default_ports(&self, group: GroupId, kind: Kind) -> &PortSet {
         self.sets.get(self.group(group).defaults[kind as usize])
     }
@@ -222,7 +236,7 @@ impl Half {
             .map(|(group, set)| (*group, self.sets.get(*set)))
     }
 
-    /// The ports on which a group and a class may talk.
+    /// The ports on which the policies that judge a group let it talk with a class; those of an audited group only would.
     pub fn ports(&self, group: GroupId, class: ClassId) -> &PortSet {
         let class = self.class(class);
         let set = match class.column.binary_search_by_key(&group, |(g, _)| *g) {
@@ -237,6 +251,17 @@ impl Half {
         self.peers
             .iter()
             .map(|(address, (_, signature))| (*address, self.class_of_signature(*signature)))
+    }
+
+    /// How many known pod addresses there are.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The class of a known pod's address; none of any other.
+    pub fn class_of_peer(&self, address: IpAddr) -> Option<ClassId> {
+        let (_, signature) = self.peers.get(&address)?;
+        Some(self.class_of_signature(*signature))
     }
 
     /// Every pod without an address with its class, sorted.

@@ -160,6 +160,7 @@ impl Half {
         let column = self.column_of(&key);
         let class = self.class_for(key.kind, column);
         self.classes[class.0 as usize].signatures += 1;
+        self.pending.changes.classes.insert(class);
         let signature = Signature {
             key: key.clone(),
             class,

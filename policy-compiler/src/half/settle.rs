@@ -26,6 +26,7 @@ impl Half {
                     }
                 }
                 self.signature_ids.remove(&signature.key);
+                self.pending.changes.classes.insert(signature.class);
                 self.leave_class(signature.class);
             }
         }
@@ -55,7 +56,30 @@ impl Half {
                 changes.classes.insert(id);
             }
         }
+        self.sweep_sets();
         changes
+    }
+
+    /// Forgets port sets that nobody has any more, once there may be many of them.
+    fn sweep_sets(&mut self) {
+        if !self.sets.is_full() {
+            return;
+        }
+        let groups = self.groups.iter().map(|(_, group)| group);
+        let rows = groups.flat_map(|g| g.defaults.iter().copied().chain(g.names.iter().map(|(_, set)| *set)));
+        let columns = self
+            .classes
+            .iter()
+            .flat_map(|(_, class)| class.column.iter().map(|(_, set)| *set));
+        let rules = self.usages.values().flat_map(|u| u.rules.iter().map(|rule| rule.fixed));
+        let by_term = self.terms.iter().map(|(_, term)| &term.contributions);
+        let contributions = by_term.chain(&self.by_kind).flat_map(|c| c.values()).flatten();
+        let live = rows
+            .chain(columns)
+            .chain(rules)
+            .chain(contributions.map(|c| c.fixed))
+            .chain([self.none]);
+        self.sets.keep(live);
     }
 
     pub(super) fn settle_terms(&mut self, population: &Population) {

@@ -39,6 +39,7 @@ fn cluster() -> Cluster {
     cluster.add_pod(pod("web-2", "web", "here", "10.0.0.2"));
     cluster.add_pod(pod("api-1", "api", "there", "10.0.0.3"));
     cluster.add_policy(Policy {
+        enforcement: None,
         name: PolicyName {
             namespace: Some("shop".into()),
             name: "web".into(),
@@ -101,13 +102,14 @@ impl Scene {
     /// The whole table anew: the kernel's counters begin from nothing.
     fn replace(&self) {
         let table = compile(&self.cluster, &Subjects::Node("here".into()));
-        let ruleset = render(&table, Settings::default(), None);
+        let ruleset = render(&table, Settings::default());
         self.kernel.apply(&replace(&ruleset).expect("valid")).expect("applied");
     }
 
     fn send(&self, from: &str, to: &str, port: u16) {
         let (source, destination): (IpAddr, IpAddr) = (from.parse().expect("ip"), to.parse().expect("ip"));
         let packet = Packet {
+            sctp_chunk: 0,
             source,
             destination,
             protocol: 6,

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use policy_compiler::cluster::{Namespace, Pod, PodName};
 use policy_compiler::labels::{Labels, Name, Selector};
-use policy_compiler::policy::{NamespaceScope, PodSelection, Policy, PolicyName, Tier};
+use policy_compiler::policy::{
+    Action, NamespaceScope, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule, Tier,
+};
+use policy_compiler::ports::{PortRange, Protocol};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -21,6 +24,8 @@ struct World {
     kernel: Fake,
     /// How many calls of nft fail from now on.
     failures: u32,
+    /// Whatever has this in it is refused.
+    refuses: Option<&'static str>,
     /// The transactions that were tried.
     tried: Vec<Transaction>,
     manifests: Option<Result<Cluster, Vec<String>>>,
@@ -45,6 +50,15 @@ impl Shelf {
         self.world().tried.len()
     }
 
+    fn refuse(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        match self.world().refuses {
+            Some(text) if transaction.to_string().contains(text) => {
+                Err(KernelError::Refused(format!("{text} is not to the kernel's taste")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn fail(&self) -> Result<(), KernelError> {
         let mut world = self.world();
         if world.failures == 0 {
@@ -59,7 +73,13 @@ impl Kernel for Shelf {
     fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
         self.world().tried.push(transaction.clone());
         self.fail()?;
+        self.refuse(transaction)?;
         self.world().kernel.apply(transaction)
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.refuse(transaction)?;
+        self.world().kernel.check(transaction)
     }
 
     fn read(&self) -> Result<Option<Listing>, KernelError> {
@@ -97,6 +117,7 @@ fn cluster(policies: &[&str]) -> Cluster {
                 name: (*policy).into(),
             },
             tier: Tier::NetworkPolicy,
+            enforcement: None,
             subject: PodSelection {
                 namespaces: NamespaceScope::Named("shop".into()),
                 pods: Selector::default(),
@@ -235,7 +256,8 @@ async fn broken_manifests_leave_the_kernel_alone_until_they_are_mended() {
 
 #[tokio::test(start_paused = true)]
 async fn nft_fails_twice_and_is_tried_again_with_the_whole_table() {
-    play(cluster(&["a"]), 2, async |stage| {
+    // Reading the table fails as well each time.
+    play(cluster(&["a"]), 4, async |stage| {
         stage.not_ready("kernel: ");
         stage.not_ready("starting: ");
         assert_eq!((stage.shelf.tried(), stage.shelf.table()), (1, String::new()));
@@ -293,6 +315,80 @@ async fn a_change_that_nft_refuses_does_not_wait_for_the_backoff_when_it_is_mend
     .await;
 }
 
+/// The cluster with one policy more, which admits everybody on one port.
+fn with_port(mut cluster: Cluster, name: &str, port: u16) -> Cluster {
+    let rule = Rule {
+        action: Action::Accept,
+        peers: Peers::All,
+        ports: Ports::Listed(vec![PortMatch::Range(Protocol::Tcp, PortRange::one(port))]),
+    };
+    let template = self::cluster(&[name]).policies.into_values().next();
+    let template = Policy::clone(&template.expect("one policy"));
+    cluster.add_policy(Policy {
+        ingress: Some(vec![rule]),
+        ..template
+    });
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_the_kernel_refuses_is_closed_and_the_others_apply() {
+    play(cluster(&["egress"]), 0, async |stage| {
+        stage.shelf.world().refuses = Some(". 666 ");
+        let both = with_port(with_port(cluster(&["egress"]), "bad", 666), "good", 80);
+        stage.change(Ok(both.clone())).await;
+        let table = stage.shelf.table();
+        assert!(
+            table.contains("10.244.1.2 . tcp . 80,") && !table.contains("666"),
+            "{table}"
+        );
+        let report = stage.shared.readiness.report().expect("ready");
+        assert!(
+            report.contains("warning: the kernel refuses the rules of NetworkPolicy shop/bad: what only it allows"),
+            "{report}"
+        );
+        assert!(stage.metric("isolated_policies 1"));
+        // Neither the same manifests nor the passing of time tries it again.
+        let tried = stage.shelf.tried();
+        stage.change(Ok(both.clone())).await;
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!(stage.shelf.tried(), tried);
+
+        // Only it admitted anybody: the pod stays isolated.
+        stage.change(Ok(with_port(cluster(&["egress"]), "bad", 666))).await;
+        let table = stage.shelf.table();
+        assert!(!table.contains("10.244.1.2 . tcp"), "{table}");
+        assert!(
+            table.contains("set in4_isolated { type ipv4_addr;\n\t\telements = {\n\t\t\t10.244.1.2"),
+            "{table}"
+        );
+        assert!(stage.metric("isolated_policies 1"));
+
+        stage.change(Ok(with_port(both, "bad", 667))).await;
+        let table = stage.shelf.table();
+        assert!(
+            table.contains("10.244.1.2 . tcp . 667,") && table.contains("10.244.1.2 . tcp . 80,"),
+            "{table}"
+        );
+        assert_eq!(stage.shared.readiness.report(), Ok("ready\n".to_owned()));
+        assert!(stage.metric("isolated_policies 0"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_the_kernel_refuses_at_the_start_is_closed() {
+    let shelf = Shelf::default();
+    shelf.world().refuses = Some(". 666 ");
+    let manifests = with_port(with_port(cluster(&[]), "bad", 666), "good", 80);
+    let enforcer = Enforcer::new("node-1".into(), Mode::Enforce, shelf.clone());
+    let shared = Shared::default();
+    let mut reconciler = Reconciler::new(move || Ok(manifests.clone()), enforcer, shared.clone());
+    reconciler.start().expect("good manifests");
+    assert!(shared.readiness.is_ready());
+    assert!(shelf.table().contains("10.244.1.2 . tcp . 80,"), "{}", shelf.table());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_others_do_to_the_table_is_undone() {
     play(cluster(&["a"]), 0, async |stage| {
@@ -319,7 +415,7 @@ async fn a_table_that_cannot_be_read_takes_readiness_away_until_it_can() {
         sleep(Duration::from_millis(100)).await;
         stage.not_ready("kernel: ");
         // The same manifests again are no reason to trust the kernel.
-        stage.shelf.world().failures = 1;
+        stage.shelf.world().failures = 2;
         stage.change(Ok(cluster(&["a"]))).await;
         stage.not_ready("kernel: ");
         sleep(Duration::from_secs(3)).await;

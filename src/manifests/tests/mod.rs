@@ -6,6 +6,8 @@ mod workloads;
 
 use std::path::Path;
 
+use policy_compiler::policy::Enforcement;
+
 use super::*;
 
 fn policy(spec: &str) -> String {
@@ -119,6 +121,31 @@ fn numbers_are_whole_where_they_must_be() {
     check_errors(
         &port("[80]"),
         &[&format!("{path}: invalid type: sequence, expected IntOrString")],
+    );
+}
+
+#[test]
+fn a_mode_is_one_that_there_is() {
+    let audited = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations:\n    palisade.dev/mode: {mode}\n---\n\
+             apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: p, namespace: shop, annotations: {{palisade.dev/mode: {mode}}}}}\n"
+        )
+    };
+    for (mode, expected) in [("audit", Enforcement::Audit), ("enforce", Enforcement::Enforce)] {
+        let cluster = loaded(&audited(mode)).cluster;
+        assert_eq!(cluster.namespaces["shop"].enforcement, Some(expected));
+        let policy = cluster.policies.values().next().expect("one policy");
+        assert_eq!(policy.enforcement, Some(expected));
+    }
+    let message = "metadata.annotations[palisade.dev/mode]: \"Audit\" is not a mode: write enforce or audit";
+    check_errors(
+        &audited("Audit"),
+        &[
+            &format!("f.yaml:6:24: Namespace shop: {message}"),
+            &format!("f.yaml:10:71: NetworkPolicy shop/p: {message}"),
+        ],
     );
 }
 

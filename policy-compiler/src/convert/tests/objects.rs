@@ -1,7 +1,10 @@
 //! Namespaces, nodes, pods, Services and workloads in; their errors, or what they became, out.
 
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+
 use super::{lines, read};
-use crate::cluster::{Service, TargetPort};
+use crate::cluster::{Cluster, Service, TargetPort};
 use crate::convert::*;
 
 /// The errors of a conversion: each the beginning of its line.
@@ -201,4 +204,57 @@ fn workloads_need_a_selector_that_matches_their_template() {
             "spec.jobTemplate.spec.template.spec.containers[0].ports[0].containerPort: 0",
         ],
     );
+}
+
+/// What a policy asks for, what its namespace does, and what then holds for it. What is no mode is reported, and the policy enforced.
+#[test]
+fn the_mode_is_an_annotation() {
+    use crate::policy::Enforcement::{self, Audit, Enforce};
+    let annotated = |value: Option<&str>| match value {
+        None => "{other: audit}".to_owned(),
+        Some(value) => format!("{{palisade.dev/mode: \"{value}\"}}"),
+    };
+    #[track_caller]
+    fn said(found: Result<Option<Enforcement>, FieldError>, value: Option<&str>) {
+        let known = match value {
+            None => Ok(None),
+            Some("audit") => Ok(Some(Audit)),
+            Some("enforce") => Ok(Some(Enforce)),
+            Some(other) => Err(format!(
+                "metadata.annotations[palisade.dev/mode]: \"{other}\" is not a mode: write enforce or audit"
+            )),
+        };
+        assert_eq!(found.map_err(|e| e.to_string()), known);
+    }
+    for (of_policy, of_namespace, expected) in [
+        (None, None, Enforce),
+        (None, Some("audit"), Audit),
+        (None, Some("enforce"), Enforce),
+        (Some("audit"), None, Audit),
+        (Some("audit"), Some("enforce"), Audit),
+        (Some("enforce"), Some("audit"), Enforce),
+        (Some("Audit"), Some("audit"), Enforce),
+        (Some(""), Some("audit"), Enforce),
+        (None, Some("on"), Enforce),
+    ] {
+        let policy: NetworkPolicy = read(&format!(
+            "metadata: {{name: p, namespace: n, annotations: {}}}",
+            annotated(of_policy)
+        ));
+        let namespace: v1::Namespace = read(&format!(
+            "metadata: {{name: n, annotations: {}}}",
+            annotated(of_namespace)
+        ));
+        said(enforcement(&policy.metadata), of_policy);
+        said(enforcement(&namespace.metadata), of_namespace);
+        let (policy, warnings) = network_policy(&policy).expect("a policy");
+        assert!(warnings.is_empty());
+        let mut cluster = Cluster::default();
+        cluster.add_namespace(super::super::namespace(&namespace).expect("a namespace"));
+        assert_eq!(
+            cluster.enforcement(&policy),
+            expected,
+            "{of_policy:?} in {of_namespace:?}"
+        );
+    }
 }
