@@ -180,14 +180,15 @@ impl Log {
         }
         self.since.get_or_insert(now);
         let decision = evaluator.decide(&news.from, &news.to, news.denial.traffic());
-        let reason = match decision.allowed {
+        let audited = decision.allowed && !decision.would_be_allowed();
+        let reason = match decision.allowed && !audited {
             // Policy has changed since, or the packet belonged to no connection that is known.
             true => "allowed by now".to_owned(),
             false => decision.to_string(),
         };
         let word = match mode {
-            Mode::Enforce => "denied",
-            Mode::Audit => "would be denied",
+            Mode::Enforce if !audited => "denied",
+            _ => "would be denied",
         };
         info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, reason, "{word}");
         self.logged.insert(class);

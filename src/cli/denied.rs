@@ -90,6 +90,9 @@ struct Row {
     last_seen: u64,
     /// What policy says now; null without a cluster.
     verdict: Option<Verdict>,
+    /// What it would say if audited policies were in force, where that is something else.
+    #[serde(rename = "auditVerdict", skip_serializing_if = "Option::is_none")]
+    audit_verdict: Option<Verdict>,
     reason: Option<String>,
 }
 
@@ -190,12 +193,17 @@ impl Row {
             seconds_ago: denial.ago.as_secs(),
             last_seen: since_1970.as_secs(),
             verdict: decision.as_ref().map(|decision| Verdict::one(decision.allowed)),
+            audit_verdict: decision
+                .as_ref()
+                .filter(|decision| decision.allowed && !decision.would_be_allowed())
+                .map(|_| Verdict::Deny),
             reason: decision.map(|decision| decision.to_string()),
         }
     }
 
     fn cells(&self) -> Vec<(String, Style)> {
         let (why, style) = match (self.verdict, &self.reason) {
+            (_, Some(reason)) if self.audit_verdict.is_some() => (format!("passes: {reason}"), Style::Warn),
             (Some(Verdict::Allow), Some(reason)) => (format!("allowed now: {reason}"), Style::Good),
             (_, Some(reason)) => (reason.clone(), Style::Bad),
             (_, None) => (String::new(), Style::Plain),
@@ -328,6 +336,26 @@ spec:
     fn each_line_says_who_whom_and_why() {
         insta::assert_snapshot!(plain(&report(true, &Filter::default()).text(true)));
         insta::assert_snapshot!(plain(&report(false, &Filter::default()).text(true)));
+    }
+
+    #[test]
+    fn what_an_audited_policy_would_deny_passes() {
+        let text = CLUSTER.replace(
+            "metadata: {name: db, namespace: shop}",
+            "metadata: {name: db, namespace: shop, annotations: {palisade.dev/mode: audit}}",
+        );
+        let loaded = crate::manifests::parse("cluster.yaml", &text).unwrap();
+        let report = Report::new(
+            &record()[2..3],
+            Some(&loaded.cluster),
+            &Filter::default(),
+            SystemTime::UNIX_EPOCH,
+        );
+        let line = plain(&report.text(false));
+        let why = "passes: egress not isolated; ingress not isolated (audit: would be denied by shop/db, no rule admits it; \
+                   nearest: shop/db ingress[0] wants port 5432/TCP, asked for 22/TCP)";
+        assert!(line.contains(why), "{line}");
+        assert!(report.json().unwrap().contains("\"auditVerdict\": \"deny\""));
     }
 
     #[test]
