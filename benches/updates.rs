@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use palisade::nft::{Kernel, Nft, Renderer, Settings, Transaction, replace};
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Pod, PodName};
@@ -100,7 +101,8 @@ impl Agent {
         timed(&mut whole, || self.nft.apply(transaction).unwrap());
         cost.nft = whole.saturating_sub(cost.json);
         let after = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-        let spent = |a: nix::sys::time::TimeVal, b: nix::sys::time::TimeVal| Duration::from(a).saturating_sub(b.into());
+        let spent =
+            |after: TimeVal, before: TimeVal| Duration::from_micros((after - before).num_microseconds().unsigned_abs());
         cost.user = spent(after.user_time(), before.user_time());
         cost.system = spent(after.system_time(), before.system_time());
         cost.operations = transaction.size();
@@ -319,9 +321,7 @@ fn table(rows: &[(&str, Vec<Cost>, bool)]) -> String {
         "budget",
     ];
     let mut table = comfy_table::Table::new();
-    table
-        .load_preset(comfy_table::presets::ASCII_MARKDOWN)
-        .set_header(heads);
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(heads);
     for (what, costs, budget) in rows {
         let show = |part: fn(&Cost) -> Duration| format!("{:.2} ms", median(costs, part).as_secs_f64() * 1e3);
         let met = match (budget, median(costs, Cost::total) <= BUDGET) {
