@@ -29,6 +29,9 @@ use policy_compiler::ports::{PortRange, Protocol};
 
 const NODE: &str = "node-000042";
 
+/// The label of a pod that moves from class to class.
+const ELSE: &str = "somebody-else";
+
 /// A pod event reaches the kernel within this time.
 const BUDGET: Duration = Duration::from_millis(30);
 
@@ -140,6 +143,12 @@ fn main() {
     let local = local_pod(&cluster);
     // Every pod of the cluster is a peer with an element of its own.
     cluster.add_policy(policy(&local, "from-every-pod", NamespaceScope::everywhere(), 9000));
+    // Those of this label are a class of their own.
+    let theirs = PodSelection {
+        namespaces: NamespaceScope::Named(local.name.namespace.clone()),
+        pods: Selector::labels([("app", ELSE)]),
+    };
+    cluster.add_policy(from(&local, "from-somebody-else", Peer::Pods(theirs), 9002));
     let outside = |cidr: &str| {
         from(
             &local,
@@ -240,13 +249,13 @@ fn scenes(cluster: &Cluster, local: &Arc<Pod>, wider: Policy, as_before: Policy)
         pod.addresses = vec![IpAddr::V4(Ipv4Addr::from(address))];
         pod.node = Some(node.into());
         for (key, value) in labels {
-            pod.labels = pod.labels.with(*key, *value);
+            pod.labels = pod.labels.with(key, value);
         }
         (Event::Pod(Arc::new(pod.clone())), Event::PodGone(pod.name))
     };
     // The namespace's own pods are a class of their own where it has a policy that says so; another one's are another.
     let (remote, gone) = other([10, 255, 255, 1], "node-000001", &[]);
-    let (relabelled, _) = other([10, 255, 255, 1], "node-000001", &[("app", "somebody-else")]);
+    let (relabelled, _) = other([10, 255, 255, 1], "node-000001", &[("app", ELSE)]);
     let (here, here_gone) = other([10, 255, 255, 2], NODE, &[]);
     let elsewhere = cluster
         .namespaces
