@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use palisade::nft::{Kernel, Nft, Renderer, Settings, Transaction, replace};
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Pod, PodName};
@@ -27,6 +28,9 @@ use policy_compiler::policy::{
 use policy_compiler::ports::{PortRange, Protocol};
 
 const NODE: &str = "node-000042";
+
+/// The label of a pod that moves from class to class.
+const ELSE: &str = "somebody-else";
 
 /// A pod event reaches the kernel within this time.
 const BUDGET: Duration = Duration::from_millis(30);
@@ -100,7 +104,8 @@ impl Agent {
         timed(&mut whole, || self.nft.apply(transaction).unwrap());
         cost.nft = whole.saturating_sub(cost.json);
         let after = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
-        let spent = |a: nix::sys::time::TimeVal, b: nix::sys::time::TimeVal| Duration::from(a).saturating_sub(b.into());
+        let spent =
+            |after: TimeVal, before: TimeVal| Duration::from_micros((after - before).num_microseconds().unsigned_abs());
         cost.user = spent(after.user_time(), before.user_time());
         cost.system = spent(after.system_time(), before.system_time());
         cost.operations = transaction.size();
@@ -138,6 +143,12 @@ fn main() {
     let local = local_pod(&cluster);
     // Every pod of the cluster is a peer with an element of its own.
     cluster.add_policy(policy(&local, "from-every-pod", NamespaceScope::everywhere(), 9000));
+    // Those of this label are a class of their own.
+    let theirs = PodSelection {
+        namespaces: NamespaceScope::Named(local.name.namespace.clone()),
+        pods: Selector::labels([("app", ELSE)]),
+    };
+    cluster.add_policy(from(&local, "from-somebody-else", Peer::Pods(theirs), 9002));
     let outside = |cidr: &str| {
         from(
             &local,
@@ -205,6 +216,7 @@ fn local_pod(cluster: &Cluster) -> Arc<Pod> {
 fn from(local: &Pod, name: &str, peer: Peer, port: u16) -> Policy {
     let own = &local.name.namespace;
     Policy {
+        enforcement: None,
         name: PolicyName {
             namespace: Some(own.clone()),
             name: name.into(),
@@ -238,13 +250,13 @@ fn scenes(cluster: &Cluster, local: &Arc<Pod>, wider: Policy, as_before: Policy)
         pod.addresses = vec![IpAddr::V4(Ipv4Addr::from(address))];
         pod.node = Some(node.into());
         for (key, value) in labels {
-            pod.labels = pod.labels.with(*key, *value);
+            pod.labels = pod.labels.with(key, value);
         }
         (Event::Pod(Arc::new(pod.clone())), Event::PodGone(pod.name))
     };
     // The namespace's own pods are a class of their own where it has a policy that says so; another one's are another.
     let (remote, gone) = other([10, 255, 255, 1], "node-000001", &[]);
-    let (relabelled, _) = other([10, 255, 255, 1], "node-000001", &[("app", "somebody-else")]);
+    let (relabelled, _) = other([10, 255, 255, 1], "node-000001", &[("app", ELSE)]);
     let (here, here_gone) = other([10, 255, 255, 2], NODE, &[]);
     let elsewhere = cluster
         .namespaces
@@ -319,9 +331,7 @@ fn table(rows: &[(&str, Vec<Cost>, bool)]) -> String {
         "budget",
     ];
     let mut table = comfy_table::Table::new();
-    table
-        .load_preset(comfy_table::presets::ASCII_MARKDOWN)
-        .set_header(heads);
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(heads);
     for (what, costs, budget) in rows {
         let show = |part: fn(&Cost) -> Duration| format!("{:.2} ms", median(costs, part).as_secs_f64() * 1e3);
         let met = match (budget, median(costs, Cost::total) <= BUDGET) {

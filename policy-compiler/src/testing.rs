@@ -302,7 +302,7 @@ pub fn happen(event: &Event, cluster: &mut Cluster) {
 }
 
 fn event(now: &Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)) -> Option<Event> {
-    fn pick<'a, K, V>(map: &'a BTreeMap<K, V>, at: usize) -> Option<(&'a K, &'a V)> {
+    fn pick<K, V>(map: &BTreeMap<K, V>, at: usize) -> Option<(&K, &V)> {
         map.iter().nth(at.checked_rem(map.len())?)
     }
     Some(match (kind, present) {

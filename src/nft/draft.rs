@@ -15,8 +15,15 @@ pub(super) struct Draft<'a> {
     ruleset: &'a mut Ruleset,
     chains: Touched<ChainName>,
     sets: Touched<SetName>,
-    /// Elements of sets that stay: those that go, and those that come.
-    elements: BTreeMap<SetName, (Vec<Key>, Vec<(Key, Element)>)>,
+    /// Elements of sets that stay.
+    elements: BTreeMap<SetName, Moves>,
+}
+
+/// The elements of a set that go, and those that come.
+#[derive(Default)]
+struct Moves {
+    gone: Vec<Key>,
+    come: Vec<(Key, Element)>,
 }
 
 /// The names of what is new, what has other rules than before, and what is gone.
@@ -115,9 +122,9 @@ impl<'a> Draft<'a> {
             return;
         }
         // A changed verdict or comment is a deletion and an addition; within one transaction nobody sees the gap.
-        let (gone, come) = self.elements.entry(name).or_default();
-        gone.extend(before.map(|_| key));
-        come.extend(element.map(|element| (key, element)));
+        let moves = self.elements.entry(name).or_default();
+        moves.gone.extend(before.map(|_| key));
+        moves.come.extend(element.map(|element| (key, element)));
     }
 
     /// What leads the kernel from the former ruleset to the one that is there now.
@@ -137,7 +144,7 @@ impl<'a> Draft<'a> {
         if self.sets.new.iter().any(|name| name.key_type() == KeyType::Interval) {
             transaction.next_step();
         }
-        for (name, (gone, come)) in self.elements {
+        for (name, Moves { gone, come }) in self.elements {
             if !gone.is_empty() {
                 transaction.add(Operation::DeleteElements(name, gone))?;
             }
