@@ -214,3 +214,57 @@ fn every_path_of_a_packet_names_its_tests() {
         }
     }
 }
+
+/// The anchor that a page gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let text: String = heading.trim().to_lowercase().chars().filter(kept).collect();
+    text.replace(' ', "-")
+}
+
+/// The lines of a page that are no examples.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    text.split("\n```").step_by(2).flat_map(str::lines)
+}
+
+#[test]
+fn every_link_of_the_manual_leads_somewhere() {
+    let mut pages: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "deploy/README.md", "fuzz/README.md"]
+        .map(|page| root().join(page))
+        .into();
+    pages.extend(
+        std::fs::read_dir(root().join("docs"))
+            .unwrap()
+            .map(|e| e.unwrap().path()),
+    );
+    pages.retain(|page| page.extension().is_some_and(|e| e == "md"));
+    let (mut links, mut broken) = (0, Vec::new());
+    for page in &pages {
+        let text = std::fs::read_to_string(page).unwrap();
+        for target in prose(&text).flat_map(|line| line.split("](").skip(1)) {
+            let target = target.split([')', ' ']).next().unwrap();
+            if target.starts_with("https://") {
+                continue;
+            }
+            links += 1;
+            let (file, wanted) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
+            let found = match wanted {
+                "" => file.exists(),
+                _ => std::fs::read_to_string(&file).is_ok_and(|text| {
+                    let mut headings = prose(&text).filter_map(|line| line.strip_prefix('#'));
+                    headings.any(|heading| anchor(heading.trim_start_matches('#')) == wanted)
+                }),
+            };
+            if !found {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(links > 10, "the links are not written as they were");
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+}

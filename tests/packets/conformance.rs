@@ -12,10 +12,11 @@ use palisade::manifests;
 use palisade::nft::Mode;
 use palisade::sandbox::{Expect, Options, Outcome, Probe, Wiring, assign_addresses};
 use policy_compiler::cluster::{Cluster, Node};
+use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use crate::plan::{Expected, Plan, UNNAMED, edges, plan, ports};
-use crate::world::{Result, World, possible};
+use crate::world::{Counts, Result, World, possible};
 
 /// Scenarios that packets cannot show, with the reason. One that is no longer there fails the test.
 const LEFT_OUT: [(&str, &str); 1] = [(
@@ -211,6 +212,7 @@ fn play_all(play: &Play, wiring: Wiring) -> Result {
         baseline.entry(key.clone()).or_insert_with(|| Expected {
             answerer: expected.answerer.clone(),
             allowed: true,
+            told: None,
             reason: "no policy".to_owned(),
         });
     }
@@ -228,7 +230,7 @@ fn play_all(play: &Play, wiring: Wiring) -> Result {
     Ok(())
 }
 
-/// Sends all probes of a plan and lists what differs.
+/// Sends all probes of a plan and lists what differs; what passes only because its policies are audited must be counted.
 pub(crate) fn observe(world: &World, name: &str, plan: &Plan) -> Result {
     let probes: Vec<Probe> = plan
         .iter()
@@ -244,6 +246,12 @@ pub(crate) fn observe(world: &World, name: &str, plan: &Plan) -> Result {
             },
         })
         .collect();
+    let told = told(plan);
+    let before = if told.is_empty() {
+        Counts::new()
+    } else {
+        world.counts()?
+    };
     let outcomes = world.sandbox.probe_all(&probes, |_| {})?;
     let mut differences = Vec::new();
     for ((probe, expected), outcome) in probes.iter().zip(plan.values()).zip(outcomes) {
@@ -260,10 +268,40 @@ pub(crate) fn observe(world: &World, name: &str, plan: &Plan) -> Result {
             ));
         }
     }
+    let after = if told.is_empty() {
+        Counts::new()
+    } else {
+        world.counts()?
+    };
+    for (end, packets) in told {
+        let count = |counts: &Counts| counts.get(&end).copied().unwrap_or_default();
+        let more = count(&after) - count(&before);
+        if more < packets {
+            let (direction, address) = end;
+            differences.push(format!(
+                "  {direction} of {address}: audited policies would deny {packets} probes that pass, {more} packets were counted"
+            ));
+        }
+    }
     if differences.is_empty() {
         return Ok(());
     }
     let (count, all) = (differences.len(), probes.len());
     differences.truncate(20);
     Err(format!("{name}: {count} of {all} probes differ:\n{}", differences.join("\n")).into())
+}
+
+/// At which ends the kernel must count what audited policies would deny, and how many packets at least.
+fn told(plan: &Plan) -> Counts {
+    let mut told = Counts::new();
+    for ((_, source, to, _), expected) in plan {
+        if let Some(direction) = expected.told {
+            let address = match direction {
+                Direction::Egress => source,
+                Direction::Ingress => to,
+            };
+            *told.entry((direction, *address)).or_default() += 1;
+        }
+    }
+    told
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use palisade::sandbox::{Options, Place};
 use policy_compiler::cluster::{Cluster, Endpoint};
-use policy_compiler::evaluate::Evaluator;
+use policy_compiler::evaluate::{Decision, Evaluator};
 use policy_compiler::policy::{Direction, Peer, Peers, PortMatch, Ports, Rule};
 use policy_compiler::ports::{Protocol, Traffic};
 
@@ -22,6 +22,8 @@ pub(crate) type Key = (Place, IpAddr, IpAddr, Traffic);
 pub(crate) struct Expected {
     pub(crate) answerer: String,
     pub(crate) allowed: bool,
+    /// It passes, and audited policies of the pod at this end would not let it: the first that it meets.
+    pub(crate) told: Option<Direction>,
     pub(crate) reason: String,
 }
 
@@ -98,6 +100,7 @@ pub(crate) fn plan(world: &World, known: &Cluster, added_family: bool, policies:
                         let expected = Expected {
                             answerer: to.to_string(),
                             allowed: decision.allowed,
+                            told: told(&decision),
                             reason: decision.to_string(),
                         };
                         plan.insert((from.clone(), a, b, *traffic), expected);
@@ -107,6 +110,13 @@ pub(crate) fn plan(world: &World, known: &Cluster, added_family: bool, policies:
         }
     }
     Ok(plan)
+}
+
+/// In which direction the kernel counts what passes and would not.
+fn told(decision: &Decision) -> Option<Direction> {
+    let passes = decision.allowed && !decision.would_be_allowed();
+    let mut sides = decision.sides().into_iter().filter(|side| !side.would_allow());
+    sides.next().filter(|_| passes).map(|side| side.direction)
 }
 
 fn rules(policies: &Cluster) -> impl Iterator<Item = &Rule> {

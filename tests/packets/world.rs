@@ -1,5 +1,6 @@
 //! A cluster in a sandbox with an agent's enforcer on every node: manifests in, real packets between them.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -7,13 +8,18 @@ use std::path::Path;
 use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
+use palisade::nft::names::Side;
 use palisade::nft::{Kernel, KernelError, Nft, Settings};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
+use policy_compiler::policy::Direction;
 use policy_compiler::ports::{Protocol, Traffic};
 
 pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// Denied packets by direction and the address of a pod.
+pub(crate) type Counts = BTreeMap<(Direction, IpAddr), u64>;
 
 /// A sandbox and the enforcers of its nodes, which have applied nothing yet.
 pub(crate) struct World {
@@ -149,6 +155,20 @@ impl World {
             ..Nft::default()
         };
         Ok(self.netns(&node(name))?.run(|| ask(&kernel))??)
+    }
+
+    /// The packets that all nodes together have counted as denied to each pod's address, audited ones included.
+    pub(crate) fn counts(&self) -> Result<Counts> {
+        let mut counts = Counts::new();
+        for (name, _) in &self.enforcers {
+            for side in Side::all() {
+                let counted = self.kernel(name, |kernel| kernel.counts(side))?;
+                for count in counted.unwrap_or_default() {
+                    *counts.entry((side.direction, count.address)).or_default() += count.packets;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     /// The namespace of a place.
