@@ -13,8 +13,10 @@ use policy_compiler::policy::Direction;
 use policy_compiler::table::Table;
 use thiserror::Error;
 
+use super::verified::{Step, Verified};
+use crate::nft::names::ChainName;
 use crate::nft::transaction::OperationError;
-use crate::nft::{Kernel, KernelError, Ruleset, Settings, diff, render};
+use crate::nft::{Kernel, KernelError, Marks, Ruleset, Settings, diff, render};
 
 /// Enforces policy on one node.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Enforcer<K> {
     held: bool,
     /// What the table looked like after the last transaction of our own.
     seen: Option<Seen>,
+    /// Which connections pass by their mark.
+    verified: Verified,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,9 +81,11 @@ pub struct Summary {
 impl<K: Kernel> Enforcer<K> {
     /// For one node; nothing is applied yet.
     pub fn new(node: Name, settings: impl Into<Settings>, kernel: K) -> Self {
+        let settings = settings.into();
         Enforcer {
             node,
-            settings: settings.into(),
+            settings,
+            verified: Verified::new(settings),
             kernel,
             wanted: None,
             held: false,
@@ -114,8 +120,17 @@ impl<K: Kernel> Enforcer<K> {
     ///
     /// After an error the kernel holds what it held before, or (nft was stopped half way) nobody knows: the next
     /// transaction replaces the whole table.
-    pub fn commit(&mut self, ruleset: Ruleset) -> Result<Applied, ApplyError> {
+    pub fn commit(&mut self, mut ruleset: Ruleset) -> Result<Applied, ApplyError> {
         let held = self.wanted.as_ref().filter(|_| self.held);
+        dress(&mut ruleset, self.verified.marks());
+        if held == Some(&ruleset) {
+            return Ok(Applied::default());
+        }
+        let marks = match held {
+            Some(_) => self.verified.judge(),
+            None => self.verified.forget(),
+        };
+        dress(&mut ruleset, marks);
         let transaction = match diff(held, &ruleset) {
             Ok(None) => return Ok(Applied::default()),
             Ok(Some(transaction)) => Ok(transaction),
@@ -134,6 +149,49 @@ impl<K: Kernel> Enforcer<K> {
             operations: transaction.size(),
             duration: start.elapsed(),
         })
+    }
+
+    /// Does what is due so that connections may pass by their marks again after a change, if anything is and the kernel holds
+    /// what it should. Policy is in force without it: call it when there is nothing more urgent, and again while it returns true.
+    ///
+    /// An error means that nobody knows what the kernel holds: call [`resync`](Self::resync).
+    pub fn verify(&mut self) -> Result<bool, ApplyError> {
+        let Some(wanted) = self.wanted.as_mut().filter(|_| self.held) else {
+            return Ok(false);
+        };
+        match self.verified.next(Instant::now()) {
+            Step::Nothing => return Ok(false),
+            Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
+            Step::Apply(marks) => match self.kernel.apply(&marks.transaction()?) {
+                Ok(()) => {
+                    dress(wanted, marks);
+                    self.verified.applied(marks);
+                    self.seen = None;
+                }
+                Err(error @ KernelError::Refused(_)) => {
+                    self.verified.refused(&error, Instant::now());
+                    return Ok(false);
+                }
+                Err(error) => {
+                    self.held = false;
+                    return Err(error.into());
+                }
+            },
+        }
+        Ok(true)
+    }
+
+    /// Which connections pass by their mark, and why not.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    /// Does all that [`verify`](Self::verify) has to do, and waits for what takes longer, each time for so long at most.
+    pub fn verify_all(&mut self, at_most: Duration) -> Result<(), ApplyError> {
+        while self.verify()? {
+            self.verified.wait(at_most);
+        }
+        Ok(())
     }
 
     /// Whether the kernel holds what the last snapshot asks for, as far as is known.
@@ -186,6 +244,11 @@ impl<K: Kernel> Enforcer<K> {
         self.seen = Some(Seen { rules, generation });
         Ok(None)
     }
+}
+
+/// The base chain with the rules about marks.
+fn dress(ruleset: &mut Ruleset, marks: Marks) {
+    ruleset.chains.insert(ChainName::Forward, marks.base_chain());
 }
 
 fn summary(node: &Name, cluster: &Cluster, table: &Table) -> Summary {

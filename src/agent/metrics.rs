@@ -78,6 +78,8 @@ pub struct Metrics {
     pub drift_check_duration: Histogram,
     /// How often somebody else's change of the table was undone.
     pub drift_repairs: Counter,
+    /// 1 while packets of judged connections pass by their mark.
+    pub verified_marks: Gauge,
     /// Live pods in the cluster.
     pub pods: Gauge,
     /// Live pods on this node.
@@ -104,6 +106,7 @@ impl Default for Metrics {
             last_success: Gauge::default(),
             drift_check_duration: histogram(),
             drift_repairs: Counter::default(),
+            verified_marks: Gauge::default(),
             pods: Gauge::default(),
             node_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -149,6 +152,7 @@ impl Metrics {
         r.register_with_unit("last_success_timestamp", "When the kernel was last known to hold the current policy", Unit::Seconds, self.last_success.clone());
         r.register_with_unit("drift_check_duration", "Comparing the table in the kernel with what it should be", Unit::Seconds, self.drift_check_duration.clone());
         r.register("drift_repairs", "Changes of the table by others that were undone", self.drift_repairs.clone());
+        r.register("verified_marks", "Whether packets of judged connections pass by their mark", self.verified_marks.clone());
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod readiness;
 pub mod reconcile;
 mod run;
+pub mod verified;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};
-pub use run::{Options, cleanup, run};
+pub use run::{Cleaned, Options, cleanup, run};

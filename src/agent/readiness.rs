@@ -25,6 +25,7 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     causes: BTreeMap<Cause, Vec<String>>,
     warnings: Vec<String>,
+    remark: Option<String>,
 }
 
 impl Default for Readiness {
@@ -33,6 +34,7 @@ impl Default for Readiness {
         Readiness(Arc::new(Mutex::new(State {
             causes: BTreeMap::from([(Cause::Starting, starting)]),
             warnings: Vec::new(),
+            remark: None,
         })))
     }
 }
@@ -58,6 +60,11 @@ impl Readiness {
         self.state().warnings = warnings;
     }
 
+    /// Replaces what is worth telling about how packets are judged.
+    pub fn remark(&self, remark: Option<String>) {
+        self.state().remark = remark;
+    }
+
     /// Whether the kernel holds the current policy.
     pub fn is_ready(&self) -> bool {
         self.state().causes.is_empty()
@@ -67,7 +74,7 @@ impl Readiness {
     pub fn report(&self) -> Result<String, String> {
         let state = self.state();
         if state.causes.is_empty() {
-            let warnings = state.warnings.iter().map(|w| format!("warning: {w}\n"));
+            let warnings = state.warnings.iter().chain(&state.remark).map(|w| format!("warning: {w}\n"));
             return Ok(std::iter::once("ready\n".to_owned()).chain(warnings).collect());
         }
         Err(state

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::endpoint::EndpointSpec;
 use super::ports::PortSpec;
+use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 fine; 1 findings (a failed assertion, a difference); 2 bad usage or input.
@@ -43,7 +44,7 @@ pub(crate) enum Command {
     /// Enforce policy on this node
     Agent(AgentArgs),
     /// Remove everything that the agent put into this node's kernel
-    Cleanup,
+    Cleanup(CleanupArgs),
     /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
     Demo(DemoArgs),
 }
@@ -143,6 +144,18 @@ pub(crate) struct AgentArgs {
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
     pub(crate) mode: Mode,
+    /// Bits of the connection mark (ct mark) that nobody else uses, such as 0xffff0000: packets of connections that have been
+    /// judged pass by them at once
+    #[arg(long, value_name = "MASK")]
+    pub(crate) verified_mark: Option<MarkMask>,
+}
+
+/// `palisade cleanup`
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Also clear these bits in the marks of all connections: those that the agent was given
+    #[arg(long, value_name = "MASK")]
+    pub(crate) verified_mark: Option<MarkMask>,
 }
 
 /// `palisade demo`

@@ -30,7 +30,7 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
+    AgentArgs, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
     Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
@@ -74,7 +74,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Matrix(args) => run_matrix(args),
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
-        Command::Cleanup => run_cleanup(),
+        Command::Cleanup(args) => run_cleanup(args),
         Command::Demo(args) => run_demo(args),
     }
 }
@@ -167,16 +167,21 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 Mode::Enforce => nft::Mode::Enforce,
                 Mode::Audit => nft::Mode::Audit,
             },
+            verified: args.verified_mark,
         },
     })?;
     Ok(Outcome::Fine)
 }
 
-fn run_cleanup() -> anyhow::Result<Outcome> {
-    print(match agent::cleanup()? {
+fn run_cleanup(args: &CleanupArgs) -> anyhow::Result<Outcome> {
+    let agent::Cleaned { table, connections } = agent::cleanup(args.verified_mark)?;
+    print(match table {
         true => "removed the table inet palisade\n",
         false => "there is no table inet palisade: nothing to remove\n",
     })?;
+    if let Some(connections) = connections {
+        print(&format!("cleared the marks of {}\n", count(connections, "connection")))?;
+    }
     Ok(Outcome::Fine)
 }
 

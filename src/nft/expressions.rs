@@ -4,7 +4,7 @@ use nftables::expr::{
     BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
 };
 use nftables::stmt::{
-    AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Set, SetOp, Statement, VerdictMap,
+    AnonymousCounter, Counter, JumpTarget, Limit, Mangle, Match, Operator, Set, SetOp, Statement, VerdictMap,
 };
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{PortRange, Protocol};
@@ -130,13 +130,47 @@ pub(super) fn state(names: &[&'static str]) -> Statement<'static> {
     compare(ct("state", None), Operator::IN, Expression::List(names))
 }
 
+/// `ct mark & 0xffff0000 == 0x00010000`
+pub(super) fn mark_is(mask: u32, value: u32) -> Statement<'static> {
+    compare(and(ct("mark", None), Expression::Number(mask)), Operator::EQ, Expression::Number(value))
+}
+
+/// `ct mark & 0xffff0000 != 0x00010000`
+pub(super) fn mark_is_not(mask: u32, value: u32) -> Statement<'static> {
+    compare(and(ct("mark", None), Expression::Number(mask)), Operator::NEQ, Expression::Number(value))
+}
+
+/// `ct mark set ct mark & 0x0000ffff | 0x00010000`: other bits stay.
+pub(super) fn set_mark(mask: u32, value: u32) -> Statement<'static> {
+    let others = and(ct("mark", None), Expression::Number(!mask));
+    let value = match value {
+        0 => others,
+        _ => Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![others, Expression::Number(value)]))),
+    };
+    Statement::Mangle(Mangle {
+        key: ct("mark", None),
+        value,
+    })
+}
+
+/// `ct status & (confirmed|dying) == confirmed`: the connection is in the table of connection tracking.
+pub(super) fn is_confirmed() -> Statement<'static> {
+    let either = BinaryOperation::OR(vec![text("confirmed"), text("dying")]);
+    let status = and(ct("status", None), Expression::BinaryOperation(Box::new(either)));
+    compare(status, Operator::EQ, text("confirmed"))
+}
+
+/// `ct status & confirmed == 0`: this is its first packet.
+pub(super) fn is_unconfirmed() -> Statement<'static> {
+    compare(and(ct("status", None), text("confirmed")), Operator::EQ, Expression::Number(0))
+}
+
 /// `tcp flags & (fin|syn|rst|ack) != syn`: anything but the packet that opens a connection.
 pub(super) fn not_a_syn() -> Statement<'static> {
     // nft's `|` takes two operands.
     let or = |a, b| Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![a, b])));
     let mask = or(or(text("fin"), text("syn")), or(text("rst"), text("ack")));
-    let flags = BinaryOperation::AND(header("tcp", "flags"), mask);
-    compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
+    compare(and(header("tcp", "flags"), mask), Operator::NEQ, text("syn"))
 }
 
 /// `ip6 hoplimit 255 icmpv6 type 133-137`: no router forwards it with this hop limit, so it is from the same link, and
@@ -226,6 +260,10 @@ pub(super) fn update(set: SetName, elem: Expression<'static>) -> Statement<'stat
 
 fn compare(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op })
+}
+
+fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
 }
 
 fn text(name: &'static str) -> Expression<'static> {

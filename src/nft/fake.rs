@@ -7,8 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 
+use super::conntrack::Clearing;
 use super::kernel::{Kernel, KernelError};
 use super::listing::Listing;
+use super::marks::MarkMask;
 use super::names::{ChainName, SetName};
 use super::ruleset::{Elements, Key, Rule, Ruleset};
 use super::transaction::{Operation, Transaction};
@@ -58,6 +60,11 @@ impl Kernel for Fake {
     fn delete(&self) -> Result<(), KernelError> {
         *self.table() = None;
         Ok(())
+    }
+
+    /// It tracks no connections.
+    fn clear_marks(&self, _: MarkMask) -> Clearing {
+        Clearing::ended(Ok(0))
     }
 }
 

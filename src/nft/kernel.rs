@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::conntrack::{ClearError, Clearing};
 use super::generation;
 use super::listing::Listing;
+use super::marks::MarkMask;
 use super::names::{TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
 
@@ -30,6 +32,11 @@ pub trait Kernel {
     /// None when it cannot be told.
     fn generation(&self) -> Option<u32> {
         None
+    }
+
+    /// Begins to take these bits out of the marks of all tracked connections. A kernel that cannot do it says so.
+    fn clear_marks(&self, _mask: MarkMask) -> Clearing {
+        Clearing::ended(Err(ClearError::Unsupported))
     }
 }
 
@@ -178,6 +185,10 @@ impl Kernel for Nft {
 
     fn generation(&self) -> Option<u32> {
         generation::generation()
+    }
+
+    fn clear_marks(&self, mask: MarkMask) -> Clearing {
+        Clearing::start(mask)
     }
 }
 

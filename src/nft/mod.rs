@@ -1,12 +1,14 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
+mod conntrack;
 pub mod diff;
 mod expressions;
 pub mod fake;
 mod generation;
 pub mod kernel;
 pub mod listing;
+pub mod marks;
 pub mod names;
 mod numbering;
 pub mod render;
@@ -23,7 +25,9 @@ pub mod tracer;
 pub mod transaction;
 
 pub use diff::{diff, replace};
+pub use conntrack::{ClearError, Clearing};
 pub use kernel::{Kernel, KernelError, Nft};
+pub use marks::{MarkMask, Marks};
 pub use render::render;
 pub use ruleset::Ruleset;
 pub use settings::{Mode, Settings};

@@ -8,6 +8,7 @@ use super::expressions::{
     neighbour_discovery, not_a_syn, not_of_connection, packet_protocol, protocol_number, server, server_port, state,
     subject, update,
 };
+use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{Mode, Settings};
@@ -28,21 +29,23 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.insert(ChainName::Forward, forward());
+    ruleset.chains.insert(ChainName::Forward, forward(Marks::None));
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::Denied, denied(settings));
     ruleset.chains.insert(ChainName::Record, record());
 }
 
-fn forward() -> Vec<Rule> {
+/// The base chain, with what marks need first and last.
+pub(super) fn forward(marks: Marks) -> Vec<Rule> {
     let [from_the_link, neighbour_discovery] = neighbour_discovery();
-    let mut rules = vec![
+    let mut rules = marks.first();
+    rules.extend([
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
         Rule::new([state(&["invalid", "untracked"]), jump(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
         Rule::new([state(&["new"]), not_a_syn(), jump(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
-    ];
+    ]);
     for direction in [Direction::Egress, Direction::Ingress] {
         for family in Family::BOTH {
             let side = Side { direction, family };
@@ -50,6 +53,7 @@ fn forward() -> Vec<Rule> {
             rules.push(Rule::new([isolated, jump(ChainName::Entry(side))]));
         }
     }
+    rules.extend(marks.last());
     rules
 }
 
