@@ -98,6 +98,11 @@ impl<K: Kernel> Enforcer<K> {
         &self.node
     }
 
+    /// How the rules are rendered.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// The kernel.
     pub fn kernel(&self) -> &K {
         &self.kernel

@@ -74,7 +74,11 @@ impl Readiness {
     pub fn report(&self) -> Result<String, String> {
         let state = self.state();
         if state.causes.is_empty() {
-            let warnings = state.warnings.iter().chain(&state.remark).map(|w| format!("warning: {w}\n"));
+            let warnings = state
+                .warnings
+                .iter()
+                .chain(&state.remark)
+                .map(|w| format!("warning: {w}\n"));
             return Ok(std::iter::once("ready\n".to_owned()).chain(warnings).collect());
         }
         Err(state

@@ -289,9 +289,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn verify(&mut self) -> Result<(), ApplyError> {
         while self.enforcer.verify()? {}
         let verified = self.enforcer.verified();
-        let trouble = verified.trouble().map(|trouble| {
-            format!("--verified-mark is without effect, every packet is judged: {trouble}")
-        });
+        let trouble = verified
+            .trouble()
+            .map(|trouble| format!("--verified-mark is without effect, every packet is judged: {trouble}"));
         let Shared { readiness, metrics, .. } = &self.shared;
         metrics.verified_marks.set(verified.is_on().into());
         readiness.remark(trouble.clone());

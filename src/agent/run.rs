@@ -73,7 +73,9 @@ pub fn cleanup(mask: Option<MarkMask>) -> anyhow::Result<Cleaned> {
     }
     let clear = |mask| {
         let result = kernel.clear_marks(mask).wait(CLEANUP);
-        result.unwrap_or(Err(ClearError::GivenUp)).context("the marks of connections are left as they are")
+        result
+            .unwrap_or(Err(ClearError::GivenUp))
+            .context("the marks of connections are left as they are")
     };
     Ok(Cleaned {
         table,

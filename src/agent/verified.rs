@@ -205,7 +205,9 @@ mod tests {
     #[test]
     fn while_connections_are_cleared_nothing_is_accepted() {
         let mut verified = verified(3);
-        let Step::Apply(marks) = verified.next(Instant::now()) else { panic!("no step") };
+        let Step::Apply(marks) = verified.next(Instant::now()) else {
+            panic!("no step")
+        };
         verified.applied(marks);
         assert!(matches!(verified.next(Instant::now()), Step::Clear(_)));
         verified.clearing(Clearing::never());
@@ -233,7 +235,10 @@ mod tests {
     fn a_kernel_without_marks_is_left_alone() {
         let mut verified = verified(3);
         assert!(matches!(verified.next(Instant::now()), Step::Apply(Marks::Judging(_))));
-        verified.refused(&KernelError::Refused("Operation not supported".to_owned()), Instant::now());
+        verified.refused(
+            &KernelError::Refused("Operation not supported".to_owned()),
+            Instant::now(),
+        );
         assert_eq!(verified.marks(), Marks::None);
         assert!(matches!(verified.next(Instant::now()), Step::Nothing));
         assert!(verified.trouble().unwrap().contains("not supported"));
@@ -248,7 +253,9 @@ mod tests {
         assert_eq!((applied.len(), clearings), (2, 1));
         // A clearing that began before does not count either.
         verified.forget();
-        let Step::Apply(marks) = verified.next(Instant::now()) else { panic!("no step") };
+        let Step::Apply(marks) = verified.next(Instant::now()) else {
+            panic!("no step")
+        };
         verified.applied(marks);
         assert!(matches!(verified.next(Instant::now()), Step::Clear(_)));
         verified.clearing(Clearing::ended(Ok(0)));

@@ -30,8 +30,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs, MatrixOutput,
-    Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, ExplainArgs, Manifests, MatrixArgs,
+    MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;

@@ -138,7 +138,11 @@ fn clear(mask: MarkMask) -> Result<usize, ClearError> {
         }
         cleared += left;
     }
-    Err(if steady { ClearError::Left(left) } else { ClearError::Unsteady })
+    Err(if steady {
+        ClearError::Left(left)
+    } else {
+        ClearError::Unsteady
+    })
 }
 
 /// What names a connection: its family, and the attributes that say which, as the kernel wrote them.
@@ -293,7 +297,9 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>
             Some((message, length))
         };
         let read = read();
-        let next = read.as_ref().map_or(datagram.len(), |(_, length)| length.next_multiple_of(4));
+        let next = read
+            .as_ref()
+            .map_or(datagram.len(), |(_, length)| length.next_multiple_of(4));
         datagram = datagram.get(next..).unwrap_or_default();
         Some(read.map(|(message, _)| message).ok_or_else(unreadable))
     })
@@ -333,9 +339,20 @@ mod tests {
 
     /// A connection as the kernel tells of it: addresses, a status, a mark and a zone.
     fn told(mark: u32) -> Vec<u8> {
-        let tuple = [&12u16.to_ne_bytes()[..], &(CTA_TUPLE_ORIG | 0x8000).to_ne_bytes(), &[7; 8]].concat();
+        let tuple = [
+            &12u16.to_ne_bytes()[..],
+            &(CTA_TUPLE_ORIG | 0x8000).to_ne_bytes(),
+            &[7; 8],
+        ]
+        .concat();
         let zone = [&6u16.to_ne_bytes()[..], &CTA_ZONE.to_ne_bytes(), &[0, 5, 0, 0]].concat();
-        let all = [tuple, attribute(3, 0x18e).to_vec(), attribute(CTA_MARK, mark).to_vec(), zone].concat();
+        let all = [
+            tuple,
+            attribute(3, 0x18e).to_vec(),
+            attribute(CTA_MARK, mark).to_vec(),
+            zone,
+        ]
+        .concat();
         message(IPCTNL_MSG_CT_NEW, 0, 2, &all)
     }
 
@@ -353,7 +370,11 @@ mod tests {
         let entries = read(&datagram).unwrap();
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].family, 2);
-        let name = [&[12, 0, 1, 0x80, 7, 7, 7, 7, 7, 7, 7, 7][..], &[6, 0, 18, 0, 0, 5, 0, 0]].concat();
+        let name = [
+            &[12, 0, 1, 0x80, 7, 7, 7, 7, 7, 7, 7, 7][..],
+            &[6, 0, 18, 0, 0, 5, 0, 0],
+        ]
+        .concat();
         #[cfg(target_endian = "little")]
         assert_eq!(entries[0].attributes, name);
     }
@@ -373,8 +394,20 @@ mod tests {
     #[test]
     fn errors_are_told_from_acknowledgements() {
         let error = |code: i32| {
-            let answer = [&36u32.to_ne_bytes()[..], &NLMSG_ERROR.to_ne_bytes(), &[0; 10], &code.to_ne_bytes(), &[0; 16]].concat();
-            messages(&answer).next().unwrap().unwrap().error().map(|e| e.raw_os_error())
+            let answer = [
+                &36u32.to_ne_bytes()[..],
+                &NLMSG_ERROR.to_ne_bytes(),
+                &[0; 10],
+                &code.to_ne_bytes(),
+                &[0; 16],
+            ]
+            .concat();
+            messages(&answer)
+                .next()
+                .unwrap()
+                .unwrap()
+                .error()
+                .map(|e| e.raw_os_error())
         };
         assert_eq!(error(0), None);
         assert_eq!(error(-1), Some(Some(1)));

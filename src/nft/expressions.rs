@@ -132,12 +132,20 @@ pub(super) fn state(names: &[&'static str]) -> Statement<'static> {
 
 /// `ct mark & 0xffff0000 == 0x00010000`
 pub(super) fn mark_is(mask: u32, value: u32) -> Statement<'static> {
-    compare(and(ct("mark", None), Expression::Number(mask)), Operator::EQ, Expression::Number(value))
+    compare(
+        and(ct("mark", None), Expression::Number(mask)),
+        Operator::EQ,
+        Expression::Number(value),
+    )
 }
 
 /// `ct mark & 0xffff0000 != 0x00010000`
 pub(super) fn mark_is_not(mask: u32, value: u32) -> Statement<'static> {
-    compare(and(ct("mark", None), Expression::Number(mask)), Operator::NEQ, Expression::Number(value))
+    compare(
+        and(ct("mark", None), Expression::Number(mask)),
+        Operator::NEQ,
+        Expression::Number(value),
+    )
 }
 
 /// `ct mark set ct mark & 0x0000ffff | 0x00010000`: other bits stay.
@@ -162,7 +170,11 @@ pub(super) fn is_confirmed() -> Statement<'static> {
 
 /// `ct status & confirmed == 0`: this is its first packet.
 pub(super) fn is_unconfirmed() -> Statement<'static> {
-    compare(and(ct("status", None), text("confirmed")), Operator::EQ, Expression::Number(0))
+    compare(
+        and(ct("status", None), text("confirmed")),
+        Operator::EQ,
+        Expression::Number(0),
+    )
 }
 
 /// `tcp flags & (fin|syn|rst|ack) != syn`: anything but the packet that opens a connection.

@@ -51,7 +51,9 @@ pub enum MaskError {
     #[error("{0:?} is not a mask: write it in hexadecimal, for example 0xffff0000")]
     NotANumber(String),
     /// Nothing to count with.
-    #[error("{0:#010x} has no two neighbouring bits: write one run of bits that nobody else uses, for example 0xffff0000")]
+    #[error(
+        "{0:#010x} has no two neighbouring bits: write one run of bits that nobody else uses, for example 0xffff0000"
+    )]
     TooFew(u32),
     /// Bits with a gap between them.
     #[error("{0:#010x} has gaps: write one run of bits that nobody else uses, for example 0xffff0000")]
@@ -161,13 +163,17 @@ impl Marks {
     pub fn operations(self) -> Vec<Operation> {
         let rules = self.base_chain().into_iter();
         let rules = rules.map(|rule| Operation::AddRule(ChainName::Forward, rule));
-        std::iter::once(Operation::FlushChain(ChainName::Forward)).chain(rules).collect()
+        std::iter::once(Operation::FlushChain(ChainName::Forward))
+            .chain(rules)
+            .collect()
     }
 
     /// A transaction of [`operations`](Self::operations) alone.
     pub fn transaction(self) -> Result<super::Transaction, OperationError> {
         let mut transaction = super::Transaction::default();
-        self.operations().into_iter().try_for_each(|operation| transaction.add(operation))?;
+        self.operations()
+            .into_iter()
+            .try_for_each(|operation| transaction.add(operation))?;
         Ok(transaction)
     }
 }
@@ -179,7 +185,12 @@ mod tests {
 
     #[test]
     fn a_mask_is_one_run_of_at_least_two_bits() {
-        for (text, bits) in [("0xffff0000", 0xffff_0000), ("0x3", 3), ("0xFFFFFFFF", u32::MAX), ("0xC0000000", 3 << 30)] {
+        for (text, bits) in [
+            ("0xffff0000", 0xffff_0000),
+            ("0x3", 3),
+            ("0xFFFFFFFF", u32::MAX),
+            ("0xC0000000", 3 << 30),
+        ] {
             assert_eq!(text.parse::<MarkMask>().unwrap().bits(), bits);
         }
         for (text, says) in [
@@ -236,6 +247,11 @@ mod tests {
             "add rule inet palisade forward ct status & (confirmed|dying) == confirmed ct mark set ct mark & 0xff00ffff | \
              0x00030000 comment \"its next packets pass by the first rule\""
         );
-        assert!(Marks::None.base_chain().iter().all(|rule| !format!("{rule:?}").contains("mark")));
+        assert!(
+            Marks::None
+                .base_chain()
+                .iter()
+                .all(|rule| !format!("{rule:?}").contains("mark"))
+        );
     }
 }

@@ -24,8 +24,8 @@ mod text;
 pub mod tracer;
 pub mod transaction;
 
-pub use diff::{diff, replace};
 pub use conntrack::{ClearError, Clearing};
+pub use diff::{diff, replace};
 pub use kernel::{Kernel, KernelError, Nft};
 pub use marks::{MarkMask, Marks};
 pub use render::render;

@@ -1,17 +1,40 @@
 //! A cluster in a sandbox with an agent's enforcer on every node: manifests in, real packets between them.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
-use palisade::nft::{Mode, Nft};
+use palisade::nft::{MarkMask, Mode, Nft, Settings};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
 
 pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
+
+thread_local! {
+    /// What worlds of this thread are built with beside their mode, so that whole suites run with other settings.
+    static VERIFIED: Cell<Option<MarkMask>> = const { Cell::new(None) };
+}
+
+/// Does something with worlds whose enforcers keep verdicts in these bits of the connection mark.
+pub(crate) fn with_marks<T>(mask: Option<MarkMask>, work: impl FnOnce() -> T) -> T {
+    let before = VERIFIED.replace(mask);
+    let result = work();
+    VERIFIED.set(before);
+    result
+}
+
+/// The bits that worlds of this thread are built with.
+pub(crate) fn marks() -> Option<MarkMask> {
+    VERIFIED.get()
+}
+
+/// For how long a node's connections may be looked through.
+const CLEARING: Duration = Duration::from_secs(20);
 
 /// A sandbox and the enforcers of its nodes, which have applied nothing yet.
 pub(crate) struct World {
@@ -28,8 +51,12 @@ impl World {
             program: program("nft")?.into(),
             ..Nft::default()
         };
+        let settings = Settings {
+            verified: marks(),
+            ..mode.into()
+        };
         let enforcers = (staged.nodes.keys())
-            .map(|node| (node.clone(), Enforcer::new(node.clone(), mode, nft.clone())))
+            .map(|node| (node.clone(), Enforcer::new(node.clone(), settings, nft.clone())))
             .collect();
         Ok(World {
             sandbox,
@@ -47,8 +74,16 @@ impl World {
         World::stage(&cluster.clone(), cluster, &Options::default(), mode)
     }
 
-    /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
+    /// Brings every node to these policies and no others, in one transaction each, and lets marks be used again. Returns how
+    /// many nodes changed.
     pub(crate) fn enforce(&mut self, policies: &Cluster) -> Result<usize> {
+        let changed = self.apply(policies)?;
+        self.verify()?;
+        Ok(changed)
+    }
+
+    /// Only the transaction that changes policy.
+    pub(crate) fn apply(&mut self, policies: &Cluster) -> Result<usize> {
         self.cluster.policies = policies.policies.clone();
         let mut changed = 0;
         for (node, enforcer) in &mut self.enforcers {
@@ -58,7 +93,22 @@ impl World {
         Ok(changed)
     }
 
-    /// The same, from manifests.
+    /// What follows it, so that connections pass by their marks.
+    pub(crate) fn verify(&mut self) -> Result {
+        for (node, enforcer) in &mut self.enforcers {
+            let netns = self.sandbox.netns(&Place::Node(node.clone()))?;
+            netns.run(|| enforcer.verify_all(CLEARING))??;
+            let verified = enforcer.verified();
+            let wanted = enforcer.settings().marks().is_some();
+            must(
+                verified.is_on() == wanted,
+                format!("node {node}: marks are not in use: {:?}", verified.trouble()),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// [`enforce`](Self::enforce), from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
         let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
         self.enforce(&loaded.cluster).map(|_| ())
