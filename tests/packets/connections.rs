@@ -24,7 +24,7 @@ fn open(world: &World, from: &Place, to: SocketAddr) -> Result<Flow> {
 }
 
 /// The connections from `web` that the tests watch: to the other node, to the same node, and through a Service.
-fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(String, Flow)>> {
+pub(crate) fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(String, Flow)>> {
     let mut flows = Vec::new();
     for (at, family) in Family::BOTH.into_iter().enumerate() {
         let mut targets = vec![world.socket(&pod(to), family, 80)?];
@@ -41,12 +41,12 @@ fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(Str
 }
 
 #[track_caller]
-fn go_on(flows: &mut [(String, Flow)]) -> Result {
+pub(crate) fn go_on(flows: &mut [(String, Flow)]) -> Result {
     must_all(flows, "stands still", |flow| flow.exchange(LONG) && flow.push(LONG))
 }
 
 #[track_caller]
-fn stand_still(flows: &mut [(String, Flow)]) -> Result {
+pub(crate) fn stand_still(flows: &mut [(String, Flow)]) -> Result {
     must_all(flows, "goes on", |flow| !flow.push(SHORT) && !flow.exchange(SHORT))
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use palisade::agent::enforcer::Enforcer;
@@ -110,8 +111,24 @@ impl World {
 
     /// [`enforce`](Self::enforce), from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
-        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
-        self.enforce(&loaded.cluster).map(|_| ())
+        self.enforce(&loaded(text)?).map(|_| ())
+    }
+
+    /// Puts agents that know nothing in the place of those that there are; the kernel stays as it is.
+    pub(crate) fn restart(&mut self) {
+        for (node, enforcer) in &mut self.enforcers {
+            *enforcer = Enforcer::new(node.clone(), enforcer.settings(), enforcer.kernel().clone());
+        }
+    }
+
+    /// What nft says in a namespace.
+    pub(crate) fn nft(&self, place: &Place, arguments: &[&str]) -> Result<String> {
+        let nft = program("nft")?;
+        let output = self
+            .netns(place)?
+            .run(|| Command::new(nft).args(arguments).output())??;
+        must(output.status.success(), String::from_utf8_lossy(&output.stderr))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// In which respect a node's kernel is not as its enforcer believes.
@@ -182,6 +199,15 @@ impl World {
     pub(crate) fn dropped(&self, from: &Place, to: &Place, traffic: Traffic, family: Family) -> Result {
         self.check(from, (self.address(to, family)?, traffic), &Outcome::Silent)
     }
+}
+
+/// What manifests hold; without any, nothing.
+pub(crate) fn loaded(text: &str) -> Result<Cluster> {
+    if text.is_empty() {
+        return Ok(Cluster::default());
+    }
+    let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+    Ok(loaded.cluster)
 }
 
 /// An address family.
