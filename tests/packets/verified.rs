@@ -57,7 +57,7 @@ pub(crate) fn judged_connections_pass_by_their_mark() -> Result {
     let mut flows = flows(&world, "db", None)?;
     go_on(&mut flows)?;
     for name in ["a", "b"] {
-        for side in ["in4", "in6", "eg4", "eg6"] {
+        for side in ["ingress4", "ingress6", "egress4", "egress6"] {
             world
                 .netns(&node(name))?
                 .nft(&format!("insert rule inet palisade {side} drop\n"))?;
