@@ -13,7 +13,7 @@ use crate::agent::folder;
 use crate::nft::fake::Fake;
 use crate::nft::listing::Listing;
 use crate::nft::transaction::Operation;
-use crate::nft::{KernelError, Mode, Transaction};
+use crate::nft::{Clearing, KernelError, MarkMask, Settings, Transaction};
 
 /// What the loop sees, and what it did.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct World {
     kernel: Fake,
     /// How many calls of nft fail from now on.
     failures: u32,
+    /// Whether they are such that nobody knows what the kernel holds.
+    hanging: bool,
     /// The transactions that were tried.
     tried: Vec<Transaction>,
     manifests: Option<Result<Cluster, Vec<String>>>,
@@ -51,6 +53,9 @@ impl Shelf {
             return Ok(());
         }
         world.failures -= 1;
+        if world.hanging {
+            return Err(KernelError::TimedOut(Duration::from_secs(30)));
+        }
         Err(KernelError::Refused("as the test says".to_owned()))
     }
 }
@@ -69,6 +74,10 @@ impl Kernel for Shelf {
 
     fn delete(&self) -> Result<(), KernelError> {
         self.world().kernel.delete()
+    }
+
+    fn clear_marks(&self, mask: MarkMask) -> Clearing {
+        self.world().kernel.clear_marks(mask)
     }
 }
 
@@ -148,6 +157,11 @@ impl Stage {
 
 /// Plays a scene beside the loop, which has started with these manifests.
 async fn play(manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)) {
+    play_with(Settings::default(), manifests, failures, scene).await;
+}
+
+/// The same with other settings.
+async fn play_with(settings: Settings, manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)) {
     let shelf = Shelf::default();
     shelf.world().manifests = Some(Ok(manifests));
     shelf.world().failures = failures;
@@ -160,7 +174,7 @@ async fn play(manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)
         }
     };
     let shared = Shared::default();
-    let enforcer = Enforcer::new("node-1".into(), Mode::Enforce, shelf.clone());
+    let enforcer = Enforcer::new("node-1".into(), settings, shelf.clone());
     let mut reconciler = Reconciler::new(source, enforcer, shared.clone());
     assert!(!shared.readiness.is_ready());
     reconciler.start().expect("good manifests");
@@ -418,4 +432,95 @@ fn a_line_is_news_once_until_it_is_gone() {
     assert_eq!(tell(&["b", "c"]), ["c"]);
     assert_eq!(tell(&[]), [""; 0]);
     assert_eq!(tell(&["b"]), ["b"]);
+}
+
+/// The settings of an agent that keeps verdicts in marks, and what the table says when it does with a generation.
+fn marking() -> Settings {
+    Settings {
+        verified: MarkMask::new(0xff00).ok(),
+        ..Settings::default()
+    }
+}
+
+fn accepts(table: &str, generation: u32) -> bool {
+    table.contains(&format!("ct mark & 0x0000ff00 == {:#010x} ", generation << 8))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_takes_marks_out_of_force_and_the_next_number_follows() {
+    play_with(marking(), cluster(&["a"]), 0, async |stage| {
+        sleep(CHECK_EVERY * 3).await;
+        assert!(accepts(&stage.shelf.table(), 1), "{}", stage.shelf.table());
+        assert!(stage.metric("verified_marks 1"));
+        assert_eq!(stage.shared.readiness.report(), Ok("ready\n".to_owned()));
+        let before = stage.shelf.tried();
+
+        stage.change(Ok(cluster(&[]))).await;
+        assert!(accepts(&stage.shelf.table(), 2), "{}", stage.shelf.table());
+        let world = stage.shelf.world();
+        let [change, raise] = &world.tried[before..] else {
+            panic!("{} transactions", world.tried.len() - before)
+        };
+        let (change, raise) = (change.to_string(), raise.to_string());
+        assert!(change.contains("flush chain inet palisade forward\n") && !change.contains("ct mark & 0x0000ff00 =="));
+        assert!(
+            change.contains("delete element") && !raise.contains("element"),
+            "{change}\n{raise}"
+        );
+        assert_eq!(
+            world.kernel.content().expect("a table").chains.len(),
+            4 + 4 + 8,
+            "nothing was lost"
+        );
+        drop(world);
+        sleep(CHECK_EVERY * 5).await;
+        assert_eq!(stage.shelf.tried(), before + 2, "our own transactions are no drift");
+        assert!(stage.metric("drift_repairs_total 0"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nft_that_refuses_marks_leaves_a_node_that_is_ready_and_judges() {
+    play_with(marking(), cluster(&["a"]), 0, async |stage| {
+        stage.shelf.world().failures = 1;
+        sleep(CHECK_EVERY * 3).await;
+        let report = stage.shared.readiness.report().expect("ready");
+        assert!(
+            report.contains("warning: --verified-mark is without effect"),
+            "{report}"
+        );
+        assert!(!stage.shelf.table().contains("ct mark"));
+        assert!(stage.metric("verified_marks 0"));
+        stage.change(Ok(cluster(&[]))).await;
+        assert!(stage.shared.readiness.is_ready());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_that_may_or_may_not_be_in_force_are_replaced_with_the_whole_table() {
+    play_with(marking(), cluster(&["a"]), 0, async |stage| {
+        sleep(CHECK_EVERY * 3).await;
+        let before = stage.shelf.tried();
+        stage.shelf.world().hanging = true;
+        // The change itself succeeds, and what follows it does not.
+        stage.shelf.world().failures = 0;
+        stage.shelf.world().manifests = Some(Ok(cluster(&[])));
+        stage.events.try_send(()).expect("room");
+        while stage.shelf.tried() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!stage.shelf.table().contains("ct mark & 0x0000ff00 =="));
+        stage.shelf.world().failures = 1;
+        while stage.shared.readiness.is_ready() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        stage.not_ready("did not finish");
+        sleep(Duration::from_secs(10)).await;
+        assert!(replaces(stage.shelf.world().tried.get(before + 2)), "the whole table");
+        assert!(stage.shared.readiness.is_ready());
+        assert!(accepts(&stage.shelf.table(), 1), "{}", stage.shelf.table());
+    })
+    .await;
 }
