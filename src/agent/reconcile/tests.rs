@@ -13,7 +13,7 @@ use crate::agent::folder;
 use crate::nft::fake::Fake;
 use crate::nft::listing::Listing;
 use crate::nft::transaction::Operation;
-use crate::nft::{Clearing, KernelError, MarkMask, Settings, Transaction};
+use crate::nft::{Clearing, KernelError, MarkMask, Mode, Settings, Transaction};
 
 /// What the loop sees, and what it did.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct World {
     kernel: Fake,
     /// How many calls of nft fail from now on.
     failures: u32,
+    /// After so many transactions that succeed.
+    passes: u32,
     /// Whether they are such that nobody knows what the kernel holds.
     hanging: bool,
     /// The transactions that were tried.
@@ -47,9 +49,14 @@ impl Shelf {
         self.world().tried.len()
     }
 
+    fn pass(&self) {
+        let mut world = self.world();
+        world.passes = world.passes.saturating_sub(1);
+    }
+
     fn fail(&self) -> Result<(), KernelError> {
         let mut world = self.world();
-        if world.failures == 0 {
+        if world.failures == 0 || world.passes > 0 {
             return Ok(());
         }
         world.failures -= 1;
@@ -64,6 +71,7 @@ impl Kernel for Shelf {
     fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
         self.world().tried.push(transaction.clone());
         self.fail()?;
+        self.pass();
         self.world().kernel.apply(transaction)
     }
 
@@ -467,11 +475,6 @@ async fn a_change_takes_marks_out_of_force_and_the_next_number_follows() {
             change.contains("delete element") && !raise.contains("element"),
             "{change}\n{raise}"
         );
-        assert_eq!(
-            world.kernel.content().expect("a table").chains.len(),
-            4 + 4 + 8,
-            "nothing was lost"
-        );
         drop(world);
         sleep(CHECK_EVERY * 5).await;
         assert_eq!(stage.shelf.tried(), before + 2, "our own transactions are no drift");
@@ -505,18 +508,15 @@ async fn marks_that_may_or_may_not_be_in_force_are_replaced_with_the_whole_table
         let before = stage.shelf.tried();
         stage.shelf.world().hanging = true;
         // The change itself succeeds, and what follows it does not.
-        stage.shelf.world().failures = 0;
+        stage.shelf.world().passes = 1;
+        stage.shelf.world().failures = 1;
         stage.shelf.world().manifests = Some(Ok(cluster(&[])));
         stage.events.try_send(()).expect("room");
-        while stage.shelf.tried() == before {
-            sleep(Duration::from_millis(1)).await;
-        }
-        assert!(!stage.shelf.table().contains("ct mark & 0x0000ff00 =="));
-        stage.shelf.world().failures = 1;
         while stage.shared.readiness.is_ready() {
             sleep(Duration::from_millis(1)).await;
         }
         stage.not_ready("did not finish");
+        assert!(!stage.shelf.table().contains("ct mark & 0x0000ff00 =="));
         sleep(Duration::from_secs(10)).await;
         assert!(replaces(stage.shelf.world().tried.get(before + 2)), "the whole table");
         assert!(stage.shared.readiness.is_ready());
