@@ -5,12 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard};
 
+use palisade::agent::enforcer::Enforcer;
 use palisade::nft::fake::Fake;
 use palisade::nft::listing::Listing;
-use palisade::nft::names::Side;
-use palisade::nft::tracer::{ACK, Answer, Connection, INIT, Packet, Recorded, SYN, State, Tracer, number_of};
-use palisade::nft::{DenyAction, Kernel, Mode, Renderer, Ruleset, Settings, Transaction, render, replace};
+use palisade::nft::names::{ChainName, Side};
+use palisade::nft::tracer::{ACK, Answer, Connection, Entry, INIT, Packet, Recorded, SYN, State, Tracer, number_of};
+use palisade::nft::{
+    Clearing, DenyAction, Kernel, KernelError, MarkMask, Marks, Mode, Renderer, Ruleset, Settings, Transaction, render,
+    replace,
+};
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Event, Subjects, compile};
@@ -449,6 +454,166 @@ proptest! {
                     }
                 }
             }
+        }
+    }
+}
+
+const MASK: u32 = 0x0003_0000;
+
+fn mask() -> MarkMask {
+    MarkMask::new(MASK).unwrap()
+}
+
+/// A kernel that tracks connections.
+#[derive(Debug, Default)]
+struct Tracking {
+    fake: Fake,
+    connections: Mutex<Vec<(Connection, Traffic, Entry)>>,
+}
+
+impl Tracking {
+    fn connections(&self) -> MutexGuard<'_, Vec<(Connection, Traffic, Entry)>> {
+        self.connections.lock().unwrap()
+    }
+}
+
+impl Kernel for Tracking {
+    fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.fake.apply(transaction)
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
+        self.fake.check(transaction)
+    }
+
+    fn read(&self) -> Result<Option<Listing>, KernelError> {
+        self.fake.read()
+    }
+
+    fn delete(&self) -> Result<(), KernelError> {
+        self.fake.delete()
+    }
+
+    fn clear_marks(&self, mask: MarkMask) -> Clearing {
+        self.connections()
+            .iter_mut()
+            .for_each(|(_, _, entry)| entry.mark &= !mask.bits());
+        Clearing::ended(Ok(0))
+    }
+}
+
+/// Sends a packet of some of the connections: each passes when the table allows it, and keeps the bits that are not ours.
+fn send(kernel: &Tracking, table: &Table, turn: usize) -> Result<(), TestCaseError> {
+    let ruleset = kernel.fake.content().unwrap();
+    let tracer = Tracer::new(&ruleset);
+    let mut connections = kernel.connections();
+    // Most are idle at any time, and some are for long.
+    for (at, (connection, traffic, entry)) in connections.iter_mut().enumerate().filter(|(at, _)| (at + turn) % 5 < 2) {
+        let [first, later] = packets(*connection, at + turn);
+        let (what, packet) = if entry.confirmed { later } else { first };
+        let (from, to) = (
+            table.addresses().endpoint(connection.client),
+            table.addresses().endpoint(connection.server),
+        );
+        let expected = table.allowed(&from, &to).contains(*traffic);
+        let trace = tracer
+            .trace_marked(&packet, entry)
+            .map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let told = || {
+            format!(
+                "{what} packet, {from} to {to} on {traffic}, turn {turn}: {entry:x?} {:?}",
+                trace.chains
+            )
+        };
+        prop_assert_eq!(trace.accepted, expected, "{}", told());
+        prop_assert_eq!(entry.mark & !MASK, 0x8000_0005, "{}", told());
+        prop_assert!(entry.confirmed || entry.mark & MASK == 0, "{}", told());
+        entry.confirmed |= trace.accepted;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whatever a connection's mark is: unless it is confirmed and of the current generation, it is judged; and then it is of
+    /// that generation.
+    #[test]
+    fn a_mark_is_given_to_what_was_judged_and_to_nothing_else(cluster in testing::cluster(Tiers::All)) {
+        let table = compile(&cluster, &Subjects::All);
+        let mut ruleset = render(&table, Settings::default());
+        let (old, now) = (mask().place(1), mask().place(2));
+        ruleset.chains.insert(ChainName::Forward, Marks::Verified(mask(), 2).base_chain());
+        let tracer = Tracer::new(&ruleset);
+        let ends = addressed(&cluster, &table);
+        for from in &ends {
+            for to in ends.iter().filter(|to| to.same_family(from)) {
+                let (Some(client), Some(server)) = (from.address(), to.address()) else { continue };
+                let allowed = table.allowed(from, to);
+                let audited = [(from, Direction::Egress), (to, Direction::Ingress)].into_iter().any(|(end, direction)| {
+                    let pod = end.pod().and_then(|pod| table.pod_index(&pod.name));
+                    let half = table.half(direction);
+                    pod.is_some_and(|pod| half.group_of(pod).is_some() && half.group_in_force(pod).is_none())
+                });
+                for (at, traffic) in testing::traffics().into_iter().enumerate().step_by(3) {
+                    for (_, packet) in packets(connection(client, server, traffic), at) {
+                        for (mark, confirmed, dying) in [
+                            (5, true, false), (old | 5, true, false), (now | 5, false, false), (now | 5, true, true), (old, false, false),
+                        ] {
+                            let mut entry = Entry { mark, confirmed, dying };
+                            let trace = tracer.trace_marked(&packet, &mut entry).unwrap();
+                            prop_assert_eq!(trace.accepted, allowed.contains(traffic), "{} to {} on {}", from, to, traffic);
+                            let expected = match (confirmed, dying, trace.accepted) {
+                                // What is only audited is judged packet by packet.
+                                (true, false, true) if !audited => now | (mark & !MASK),
+                                (true, ..) => mark,
+                                (false, ..) => mark & !MASK,
+                            };
+                            prop_assert_eq!(entry.mark, expected);
+                            prop_assert!(!trace.denied || entry.mark & MASK != now & MASK, "{} to {} on {}", from, to, traffic);
+                        }
+                        let mut entry = Entry { mark: now | 5, confirmed: true, dying: false };
+                        let trace = tracer.trace_marked(&packet, &mut entry).unwrap();
+                        prop_assert!(trace.accepted && trace.chains == [ChainName::Forward]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connections live through changes of policy, at every moment of each: right after its transaction, after the next
+    /// number, and when numbers come round; never is one judged by what was.
+    #[test]
+    fn a_verdict_ends_with_the_policy_that_gave_it(clusters in proptest::collection::vec(testing::cluster(Tiers::All), 5..9)) {
+        let settings = Settings { verified: Some(mask()), ..Settings::default() };
+        let node = "node-1";
+        let first = compile(&clusters[0], &Subjects::Node(node.into()));
+        let ends = addressed(&clusters[0], &first);
+        let mut connections = Vec::new();
+        for from in &ends {
+            for to in ends.iter().filter(|to| to.same_family(from)) {
+                let (Some(client), Some(server)) = (from.address(), to.address()) else { continue };
+                for traffic in testing::traffics().into_iter().step_by(4) {
+                    let entry = Entry { mark: 0x8000_0005, confirmed: false, dying: false };
+                    connections.push((connection(client, server, traffic), traffic, entry));
+                }
+            }
+        }
+        let kernel = Tracking { connections: Mutex::new(connections), ..Tracking::default() };
+        let mut enforcer = Enforcer::new(node.into(), settings, kernel);
+        // Twice through, so that every number comes round with other policies.
+        for (turn, cluster) in clusters.iter().chain(&clusters).enumerate() {
+            let table = compile(cluster, &Subjects::Node(node.into()));
+            enforcer.apply(cluster).unwrap();
+            send(enforcer.kernel(), &table, turn)?;
+            // Now and then there is no time for the next number.
+            if turn % 4 != 3 {
+                enforcer.verify_all(std::time::Duration::ZERO).unwrap();
+                prop_assert!(enforcer.verified().is_on());
+                send(enforcer.kernel(), &table, turn)?;
+                send(enforcer.kernel(), &table, turn + 1)?;
+            }
+            prop_assert_eq!(enforcer.drift().unwrap(), None);
         }
     }
 }

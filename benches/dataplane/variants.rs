@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use palisade::nft::{Settings, render, replace};
+use palisade::nft::{MarkMask, Marks, Renderer, Settings, replace};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::{Subjects, compile};
 
@@ -23,7 +23,7 @@ pub(crate) const TRACKED: &str =
 enum Encoding {
     /// None; connection tracking is there all the same.
     Tracked,
-    /// The agent's own renderer.
+    /// The agent's own renderer; with marks as they are between two changes.
     Palisade(Settings),
     Rival(Layout, Established),
     /// A file of nft text that makes the table of this name.
@@ -50,9 +50,14 @@ pub(crate) fn all(files: &[PathBuf]) -> Vec<Variant> {
     use Encoding::{Palisade, Rival, Tracked};
     use Established::{Accepted, Judged};
     use Layout::{ChainPerPolicy, RulePerSelector};
+    let verified = Settings {
+        verified: MarkMask::new(0xffff_0000).ok(),
+        ..Settings::default()
+    };
     let mut variants = vec![
         variant(BASELINE, "tracked", Tracked),
         variant(PALISADE, "palisade", Palisade(Settings::default())),
+        variant(VERIFIED, "palisade_verified", Palisade(verified)),
         variant(CHAINS, "chains", Rival(ChainPerPolicy, Judged)),
         variant(RULES, "rules", Rival(RulePerSelector, Judged)),
         variant(
@@ -96,7 +101,11 @@ impl Variant {
             Encoding::Tracked => TRACKED.to_owned(),
             Encoding::Palisade(settings) => {
                 let table = compile(cluster, &Subjects::Node(NODE.into()));
-                let transaction = replace(&render(&table, *settings))?;
+                let mut renderer = Renderer::new(&table, *settings);
+                if let Some(mask) = settings.marks() {
+                    renderer.mark(Marks::Verified(mask, 1));
+                }
+                let transaction = replace(renderer.ruleset())?;
                 // Under a name of its own, so that two renderings can be loaded at once.
                 let text = transaction.to_string();
                 text.replace("inet palisade", &format!("inet {}", self.table))

@@ -14,6 +14,7 @@ use policy_compiler::labels::Name;
 use policy_compiler::policy::Direction;
 use thiserror::Error;
 
+use super::verified::{Step, Verified};
 use crate::nft::transaction::OperationError;
 use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
 
@@ -32,6 +33,8 @@ pub struct Enforcer<K> {
     held: bool,
     /// What the table looked like after the last transaction of our own.
     seen: Option<Seen>,
+    /// Which connections pass by their mark.
+    verified: Verified,
 }
 
 #[derive(Debug)]
@@ -97,9 +100,11 @@ pub struct Summary {
 impl<K: Kernel> Enforcer<K> {
     /// For one node; nothing is applied yet.
     pub fn new(node: Name, settings: impl Into<Settings>, kernel: K) -> Self {
+        let settings = settings.into();
         Enforcer {
             node,
-            settings: settings.into(),
+            settings,
+            verified: Verified::new(settings),
             kernel,
             wanted: None,
             pending: Ok(Transaction::default()),
@@ -202,7 +207,19 @@ impl<K: Kernel> Enforcer<K> {
         // Before anything can fail, so that whoever tries again brings the whole.
         self.held = false;
         self.seen = None;
-        let transaction = pending?;
+        let mut transaction = pending?;
+        let before = self.verified.marks();
+        let marks = self.verified.judge();
+        if marks != before {
+            // In the same step as the rules that change: none is judged by the old ones and then marked as if by the new.
+            marks
+                .operations()
+                .into_iter()
+                .try_for_each(|operation| transaction.add(operation))?;
+            if let Some(wanted) = &mut self.wanted {
+                wanted.renderer.mark(marks);
+            }
+        }
         let start = Instant::now();
         self.kernel.apply(&transaction)?;
         self.held = true;
@@ -215,9 +232,10 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Brings the kernel to what is wanted from wherever it is: the rules of a sound table anew, else the whole table.
     fn restore(&mut self) -> Result<Applied, ApplyError> {
-        let Some(wanted) = &self.wanted else {
+        let Some(wanted) = &mut self.wanted else {
             return Ok(Applied::default());
         };
+        wanted.renderer.mark(self.verified.forget());
         // A table that cannot be read is replaced.
         let found = self.kernel.read().ok().flatten();
         let ruleset = wanted.renderer.ruleset();
@@ -237,6 +255,50 @@ impl<K: Kernel> Enforcer<K> {
             operations: transaction.size(),
             duration: start.elapsed(),
         })
+    }
+
+    /// Does what is due so that connections may pass by their marks again after a change, if anything is and the kernel holds
+    /// what it should. Policy is in force without it: call it when there is nothing more urgent, and again while it returns true.
+    ///
+    /// An error means that nobody knows what the kernel holds: call [`resync`](Self::resync).
+    pub fn verify(&mut self) -> Result<bool, ApplyError> {
+        let held = self.is_held();
+        let Some(wanted) = self.wanted.as_mut().filter(|_| held) else {
+            return Ok(false);
+        };
+        match self.verified.next(Instant::now()) {
+            Step::Nothing => return Ok(false),
+            Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
+            Step::Apply(marks) => match self.kernel.apply(&marks.transaction()?) {
+                Ok(()) => {
+                    wanted.renderer.mark(marks);
+                    self.verified.applied(marks);
+                    self.seen = None;
+                }
+                Err(error @ KernelError::Refused(_)) => {
+                    self.verified.refused(&error, Instant::now());
+                    return Ok(false);
+                }
+                Err(error) => {
+                    self.held = false;
+                    return Err(error.into());
+                }
+            },
+        }
+        Ok(true)
+    }
+
+    /// Which connections pass by their mark, and why not.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    /// Does all that [`verify`](Self::verify) has to do, and waits for what takes longer, each time for so long at most.
+    pub fn verify_all(&mut self, at_most: Duration) -> Result<(), ApplyError> {
+        while self.verify()? {
+            self.verified.wait(at_most);
+        }
+        Ok(())
     }
 
     /// What the cluster comes to on this node. The work follows what is on the node.

@@ -15,6 +15,7 @@ pub mod readiness;
 pub mod reconcile;
 mod run;
 pub mod source;
+pub mod verified;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};
-pub use run::{Options, Source, cleanup, run};
+pub use run::{Cleaned, Options, Source, cleanup, run};

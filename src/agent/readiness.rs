@@ -29,6 +29,7 @@ pub struct Readiness(Arc<Mutex<State>>);
 struct State {
     causes: BTreeMap<Cause, Vec<String>>,
     warnings: BTreeMap<Cause, Vec<String>>,
+    remark: Option<String>,
 }
 
 impl Default for Readiness {
@@ -37,6 +38,7 @@ impl Default for Readiness {
         Readiness(Arc::new(Mutex::new(State {
             causes: BTreeMap::from([(Cause::Starting, starting)]),
             warnings: BTreeMap::new(),
+            remark: None,
         })))
     }
 }
@@ -64,6 +66,11 @@ impl Readiness {
         self.state().warnings.insert(cause, warnings);
     }
 
+    /// Replaces what is worth telling about how packets are judged.
+    pub fn remark(&self, remark: Option<String>) {
+        self.state().remark = remark;
+    }
+
     /// Whether the kernel holds the current policy.
     pub fn is_ready(&self) -> bool {
         self.state().causes.is_empty()
@@ -73,7 +80,8 @@ impl Readiness {
     pub fn report(&self) -> Result<String, String> {
         let state = self.state();
         if state.causes.is_empty() {
-            let warnings = state.warnings.values().flatten().map(|w| format!("warning: {w}\n"));
+            let warnings = state.warnings.values().flatten().chain(&state.remark);
+            let warnings = warnings.map(|w| format!("warning: {w}\n"));
             return Ok(std::iter::once("ready\n".to_owned()).chain(warnings).collect());
         }
         Err(state

@@ -77,6 +77,8 @@ pub struct Reconciler<R, K> {
     /// When all listings so far have had their share of the time; not before then is the table listed again.
     list_at: Instant,
     repaired_at: Option<Instant>,
+    /// Why no connection passes by its mark, as it has been logged.
+    unmarked: Option<String>,
 }
 
 enum Turn {
@@ -106,6 +108,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             check_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
+            unmarked: None,
         }
     }
 
@@ -308,6 +311,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
         self.check_bridges();
+        if let Err(error) = self.verify() {
+            return self.settle(Err(error));
+        }
         if !self.enforcer.is_touched() {
             return self.shared.metrics.succeeded_now();
         }
@@ -364,6 +370,26 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             self.denials
                 .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
         }
+    }
+
+    /// Lets connections pass by their marks again, once there is nothing more urgent; several changes in a row cost one number.
+    fn verify(&mut self) -> Result<(), ApplyError> {
+        while self.enforcer.verify()? {}
+        let verified = self.enforcer.verified();
+        let trouble = verified
+            .trouble()
+            .map(|trouble| format!("--verified-mark is without effect, every packet is judged: {trouble}"));
+        let Shared { readiness, metrics, .. } = &self.shared;
+        metrics.verified_marks.set(verified.is_on().into());
+        readiness.remark(trouble.clone());
+        if self.unmarked != trouble {
+            match &trouble {
+                Some(trouble) => warn!("{trouble}"),
+                None => info!("packets of judged connections pass by their mark"),
+            }
+            self.unmarked = trouble;
+        }
+        Ok(())
     }
 
     fn tell(&mut self, summary: &Summary) {

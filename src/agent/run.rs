@@ -23,10 +23,13 @@ use super::logs;
 use super::reconcile::{READ_EVERY, Read, Reconciler, news};
 use super::source::{Access, Target, Timing, Watches};
 use crate::manifests::{self, Loaded};
-use crate::nft::{Kernel, Nft, Settings};
+use crate::nft::{ClearError, Kernel, MarkMask, Nft, Settings};
 
 /// How long a client may keep the agent from ending.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How long `palisade cleanup` waits for the marks of connections.
+const CLEANUP: Duration = Duration::from_secs(120);
 
 /// What `palisade agent` is told.
 #[derive(Clone, Debug)]
@@ -67,14 +70,32 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     result
 }
 
-/// Removes the table with everything in it, and says whether it was there.
-pub fn cleanup() -> anyhow::Result<bool> {
+/// What [`cleanup`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Whether there was a table.
+    pub table: bool,
+    /// Connections that had bits of the mask in their marks; none when no mask was given.
+    pub connections: Option<usize>,
+}
+
+/// Removes the table with everything in it, and then what `--verified-mark` has left in the marks of connections.
+pub fn cleanup(mask: Option<MarkMask>) -> anyhow::Result<Cleaned> {
     let kernel = Nft::default();
-    if kernel.read()?.is_none() {
-        return Ok(false);
+    let table = kernel.read()?.is_some();
+    if table {
+        kernel.delete()?;
     }
-    kernel.delete()?;
-    Ok(true)
+    let clear = |mask| {
+        let result = kernel.clear_marks(mask).wait(CLEANUP);
+        result
+            .unwrap_or(Err(ClearError::GivenUp))
+            .context("the marks of connections are left as they are")
+    };
+    Ok(Cleaned {
+        table,
+        connections: mask.map(clear).transpose()?,
+    })
 }
 
 async fn enforce(options: Options) -> anyhow::Result<()> {

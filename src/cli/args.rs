@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::endpoint::EndpointSpec;
 use super::ports::PortSpec;
+use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 fine; 1 findings (a failed assertion, a difference); 2 bad usage or input.
@@ -45,7 +46,7 @@ pub(crate) enum Command {
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
     /// Remove everything that the agent put into this node's kernel
-    Cleanup,
+    Cleanup(CleanupArgs),
     /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
     Demo(DemoArgs),
 }
@@ -154,6 +155,10 @@ pub(crate) struct AgentArgs {
     /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
     #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
     pub(crate) deny_action: DenyAction,
+    /// Bits of the connection mark (ct mark) that nobody else uses, such as 0xffff0000: packets of connections that have been
+    /// judged pass by them at once
+    #[arg(long, value_name = "MASK")]
+    pub(crate) verified_mark: Option<MarkMask>,
 }
 
 const NAMES: &str = "\
@@ -179,6 +184,14 @@ pub(crate) struct DeniedArgs {
     /// The form of the answer; with --watch, json is a document a line
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
     pub(crate) output: TextOrJson,
+}
+
+/// `palisade cleanup`
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Also clear these bits in the marks of all connections: those that the agent was given
+    #[arg(long, value_name = "MASK")]
+    pub(crate) verified_mark: Option<MarkMask>,
 }
 
 /// `palisade demo`

@@ -31,8 +31,8 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DenyAction,
-    ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
+    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
+    DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -76,7 +76,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
-        Command::Cleanup => run_cleanup(),
+        Command::Cleanup(args) => run_cleanup(args),
         Command::Demo(args) => run_demo(args),
     }
 }
@@ -177,6 +177,7 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Drop => nft::DenyAction::Drop,
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
+            verified: args.verified_mark,
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -232,11 +233,15 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
     }
 }
 
-fn run_cleanup() -> anyhow::Result<Outcome> {
-    print(match agent::cleanup()? {
+fn run_cleanup(args: &CleanupArgs) -> anyhow::Result<Outcome> {
+    let agent::Cleaned { table, connections } = agent::cleanup(args.verified_mark)?;
+    print(match table {
         true => "removed the table inet palisade\n",
         false => "there is no table inet palisade: nothing to remove\n",
     })?;
+    if let Some(connections) = connections {
+        print(&format!("cleared the marks of {}\n", count(connections, "connection")))?;
+    }
     Ok(Outcome::Fine)
 }
 

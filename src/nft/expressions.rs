@@ -5,7 +5,7 @@ use nftables::expr::{
     PayloadRaw, Range,
 };
 use nftables::stmt::{
-    AnonymousCounter, Counter, JumpTarget, Limit, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
+    AnonymousCounter, Counter, JumpTarget, Limit, Mangle, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
     VerdictMap,
 };
 use nftables::types::RejectCode;
@@ -140,13 +140,59 @@ pub(super) fn state(names: &[&'static str]) -> Statement<'static> {
     compare(ct("state", None), Operator::IN, Expression::List(names))
 }
 
+/// `ct mark & 0xffff0000 == 0x00010000`
+pub(super) fn mark_is(mask: u32, value: u32) -> Statement<'static> {
+    compare(
+        and(ct("mark", None), Expression::Number(mask)),
+        Operator::EQ,
+        Expression::Number(value),
+    )
+}
+
+/// `ct mark & 0xffff0000 != 0x00010000`
+pub(super) fn mark_is_not(mask: u32, value: u32) -> Statement<'static> {
+    compare(
+        and(ct("mark", None), Expression::Number(mask)),
+        Operator::NEQ,
+        Expression::Number(value),
+    )
+}
+
+/// `ct mark set ct mark & 0x0000ffff | 0x00010000`: other bits stay.
+pub(super) fn set_mark(mask: u32, value: u32) -> Statement<'static> {
+    let others = and(ct("mark", None), Expression::Number(!mask));
+    let value = match value {
+        0 => others,
+        _ => Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![others, Expression::Number(value)]))),
+    };
+    Statement::Mangle(Mangle {
+        key: ct("mark", None),
+        value,
+    })
+}
+
+/// `ct status & (confirmed|dying) == confirmed`: the connection is in the table of connection tracking.
+pub(super) fn is_confirmed() -> Statement<'static> {
+    let either = BinaryOperation::OR(vec![text("confirmed"), text("dying")]);
+    let status = and(ct("status", None), Expression::BinaryOperation(Box::new(either)));
+    compare(status, Operator::EQ, text("confirmed"))
+}
+
+/// `ct status & confirmed == 0`: this is its first packet.
+pub(super) fn is_unconfirmed() -> Statement<'static> {
+    compare(
+        and(ct("status", None), text("confirmed")),
+        Operator::EQ,
+        Expression::Number(0),
+    )
+}
+
 /// `tcp flags & (fin|syn|rst|ack) != syn`: anything but the packet that opens a connection.
 pub(super) fn not_a_syn() -> Statement<'static> {
     // nft's `|` takes two operands.
     let or = |a, b| Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![a, b])));
     let mask = or(or(text("fin"), text("syn")), or(text("rst"), text("ack")));
-    let flags = BinaryOperation::AND(header("tcp", "flags"), mask);
-    compare(Expression::BinaryOperation(Box::new(flags)), Operator::NEQ, text("syn"))
+    compare(and(header("tcp", "flags"), mask), Operator::NEQ, text("syn"))
 }
 
 /// `@th,96,8`: the type of the first chunk of an SCTP packet.
@@ -288,6 +334,10 @@ pub(super) fn update(set: SetName, elem: Expression<'static>) -> Statement<'stat
 
 fn compare(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op })
+}
+
+fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
 }
 
 fn text(name: &'static str) -> Expression<'static> {

@@ -9,10 +9,12 @@ use std::time::Duration;
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 
+use super::conntrack::Clearing;
 use super::denials::{Count, Denial};
 use super::expressions::name_of_number;
 use super::kernel::{Kernel, KernelError};
 use super::listing::Listing;
+use super::marks::MarkMask;
 use super::names::{ChainName, SetName, Side};
 use super::ruleset::{Elements, Key, Rule, Ruleset};
 use super::tracer::{Packet, Recorded, Trace, TraceError, Tracer};
@@ -134,6 +136,11 @@ impl Kernel for Fake {
             _ => None,
         };
         Ok(Some(elements.keys().filter_map(count).collect()))
+    }
+
+    /// It tracks no connections.
+    fn clear_marks(&self, _: MarkMask) -> Clearing {
+        Clearing::ended(Ok(0))
     }
 }
 

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::conntrack::{ClearError, Clearing};
 use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
+use super::marks::MarkMask;
 use super::names::{SetName, Side, TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
 
@@ -45,6 +47,11 @@ pub trait Kernel {
     /// None when it cannot be told.
     fn generation(&self) -> Option<u32> {
         None
+    }
+
+    /// Begins to take these bits out of the marks of all tracked connections. A kernel that cannot do it says so.
+    fn clear_marks(&self, _mask: MarkMask) -> Clearing {
+        Clearing::ended(Err(ClearError::Unsupported))
     }
 }
 
@@ -236,6 +243,10 @@ impl Kernel for Nft {
 
     fn generation(&self) -> Option<u32> {
         generation::generation()
+    }
+
+    fn clear_marks(&self, mask: MarkMask) -> Clearing {
+        Clearing::start(mask)
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
 //! which they are applied. Nothing outside the table `inet palisade` is read or written.
 
+mod conntrack;
 pub mod denials;
 mod draft;
 mod expressions;
@@ -9,6 +10,7 @@ mod generation;
 mod interim;
 pub mod kernel;
 pub mod listing;
+pub mod marks;
 pub mod names;
 mod numbering;
 pub mod render;
@@ -27,8 +29,10 @@ pub mod tracer;
 pub mod transaction;
 mod whole;
 
+pub use conntrack::{ClearError, Clearing};
 pub use denials::{Count, Denial};
 pub use kernel::{Kernel, KernelError, Nft};
+pub use marks::{MarkMask, Marks};
 pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
 pub use settings::{DenyAction, Mode, Settings};

@@ -10,7 +10,8 @@ use policy_compiler::policy::Direction;
 use policy_compiler::table::{Half, PodIndex, Table};
 
 use super::draft::Draft;
-use super::names::{Family, SetName, Side};
+use super::marks::Marks;
+use super::names::{ChainName, Family, SetName, Side};
 use super::render_base;
 use super::render_side::{Members, SideRenderer};
 use super::ruleset::{Element, Elements, Key, Ruleset, comment};
@@ -47,6 +48,11 @@ impl Renderer {
     /// What the kernel should hold.
     pub fn ruleset(&self) -> &Ruleset {
         &self.ruleset
+    }
+
+    /// Makes the base chain do this about marks. Whoever says so sees to the kernel ([`Marks::operations`]).
+    pub fn mark(&mut self, marks: Marks) {
+        self.ruleset.chains.insert(ChainName::Forward, marks.base_chain());
     }
 
     /// Follows the table: what it is now, and what has changed in it since the last call. Answers with the transaction that does the

@@ -9,6 +9,7 @@ use super::expressions::{
     limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol,
     prohibited, protocol_number, reset, server, server_port, state, subject, update,
 };
+use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
@@ -33,7 +34,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.insert(ChainName::Forward, forward());
+    ruleset.chains.insert(ChainName::Forward, forward(Marks::None));
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
     ruleset.chains.insert(ChainName::StrayAudited, stray_audited());
@@ -44,17 +45,19 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     ruleset.chains.insert(ChainName::Record, record());
 }
 
-fn forward() -> Vec<Rule> {
+/// The base chain, with what marks need first and last.
+pub(super) fn forward(marks: Marks) -> Vec<Rule> {
     let [from_the_link, neighbour_discovery] = neighbour_discovery();
     let [sctp, not_an_init] = not_an_init();
-    let mut rules = vec![
+    let mut rules = marks.first();
+    rules.extend([
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
         Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule below would match"),
         Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
         Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
-    ];
+    ]);
     for direction in [Direction::Egress, Direction::Ingress] {
         for family in Family::BOTH {
             let side = Side { direction, family };
@@ -62,6 +65,7 @@ fn forward() -> Vec<Rule> {
             rules.push(Rule::new([isolated, jump(ChainName::Entry(side))]));
         }
     }
+    rules.extend(marks.last());
     rules
 }
 

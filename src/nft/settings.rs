@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::marks::MarkMask;
+
 /// What happens to a packet that no policy admits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -47,6 +49,15 @@ pub struct Settings {
     pub mode: Mode,
     /// `--deny-action`.
     pub deny_action: DenyAction,
+    /// `--verified-mark`: bits of the connection mark to keep verdicts in; without effect in audit mode.
+    pub verified: Option<MarkMask>,
+}
+
+impl Settings {
+    /// The bits to keep verdicts in. None in audit mode: what passes there is not what is allowed.
+    pub fn marks(&self) -> Option<MarkMask> {
+        self.verified.filter(|_| self.mode == Mode::Enforce)
+    }
 }
 
 impl From<Mode> for Settings {

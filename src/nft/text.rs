@@ -164,14 +164,21 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
             _ => return None,
         },
         Statement::Set(s) if s.op == SetOp::Update => format!("update {} {{ {} }}", s.set, expression(&s.elem)?),
+        Statement::Mangle(m) => format!("{} set {}", expression(&m.key)?, expression(&m.value)?),
         Statement::VerdictMap(v) => format!("{} vmap {}", expression(&v.key)?, expression(&v.data)?),
         Statement::Match(m) => {
             let right = match (&m.left, &m.right) {
                 (left, Expression::Number(number)) if is_protocol(left) => name_of_number(*number)?.to_owned(),
                 (_, right) => expression(right)?,
             };
+            let by_bits = matches!(m.left, Expression::BinaryOperation(_));
+            let right = match &m.right {
+                Expression::Number(_) if by_bits => bits(&m.right)?,
+                _ => right,
+            };
             let left = expression(&m.left)?;
             match m.op {
+                Operator::EQ if by_bits => format!("{left} == {right}"),
                 Operator::EQ | Operator::IN => format!("{left} {right}"),
                 Operator::NEQ => format!("{left} != {right}"),
                 _ => return None,
@@ -189,6 +196,14 @@ fn is_protocol(e: &Expression<'_>) -> bool {
     }
 }
 
+/// Numbers of which single bits matter.
+fn bits(e: &Expression<'_>) -> Option<String> {
+    match e {
+        Expression::Number(number) => Some(format!("{number:#010x}")),
+        other => expression(other),
+    }
+}
+
 fn expression(e: &Expression<'_>) -> Option<String> {
     let joined = |parts: &[Expression<'_>], by: &str| {
         let parts: Option<Vec<String>> = parts.iter().map(expression).collect();
@@ -200,8 +215,14 @@ fn expression(e: &Expression<'_>) -> Option<String> {
         Expression::List(parts) => joined(parts, ",")?,
         Expression::Range(r) => joined(&r.range, "-")?,
         Expression::BinaryOperation(op) => match &**op {
-            BinaryOperation::AND(a, b) => format!("{} & ({})", expression(a)?, expression(b)?),
-            BinaryOperation::OR(parts) => joined(parts, "|")?,
+            BinaryOperation::AND(a, b) => match b {
+                Expression::BinaryOperation(_) => format!("{} & ({})", expression(a)?, expression(b)?),
+                _ => format!("{} & {}", expression(a)?, bits(b)?),
+            },
+            BinaryOperation::OR(parts) => match parts.as_slice() {
+                [a, number @ Expression::Number(_)] => format!("{} | {}", expression(a)?, bits(number)?),
+                _ => joined(parts, "|")?,
+            },
             _ => return None,
         },
         Expression::Named(NamedExpression::Concat(parts)) => joined(parts, " . ")?,

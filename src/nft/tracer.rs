@@ -1,6 +1,7 @@
 //! Walks a packet through the rendered rules, the way the kernel does. A rule, expression or set that it does not know is an
 //! error, so that nothing is rendered that no test has judged.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -63,6 +64,17 @@ pub struct Connection {
     pub protocol: u8,
     /// `ct reply proto-src`: the server's port; of ICMP the identifier.
     pub server_port: u16,
+}
+
+/// What else connection tracking keeps about a connection, and rules may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// `ct mark`
+    pub mark: u32,
+    /// Whether it has seen a packet through, so that it is in the table.
+    pub confirmed: bool,
+    /// Whether it is out of the table again.
+    pub dying: bool,
 }
 
 /// What becomes of a packet.
@@ -173,7 +185,22 @@ impl<'a> Tracer<'a> {
 
     /// Walks one packet through the rules.
     pub fn trace(&self, packet: &Packet) -> Result<Trace, TraceError> {
-        let walk = Walk { tracer: self, packet };
+        let mut entry = Entry {
+            mark: 0,
+            confirmed: packet.state != State::New,
+            dying: false,
+        };
+        self.trace_marked(packet, &mut entry)
+    }
+
+    /// Walks one packet through the rules; its connection's mark becomes what they set.
+    pub fn trace_marked(&self, packet: &Packet, entry: &mut Entry) -> Result<Trace, TraceError> {
+        let walk = Walk {
+            tracer: self,
+            packet,
+            mark: Cell::new(entry.mark),
+            entry: *entry,
+        };
         let mut trace = Trace {
             accepted: true,
             denied: false,
@@ -184,6 +211,7 @@ impl<'a> Tracer<'a> {
         };
         // What falls off the base chain meets its policy: accept.
         trace.accepted = walk.chain(ChainName::Forward, 0, &mut trace)? != Verdict::Drop;
+        entry.mark = walk.mark.get();
         Ok(trace)
     }
 
@@ -209,6 +237,8 @@ impl<'a> Tracer<'a> {
 struct Walk<'a> {
     tracer: &'a Tracer<'a>,
     packet: &'a Packet,
+    mark: Cell<u32>,
+    entry: Entry,
 }
 
 impl Walk<'_> {
@@ -301,6 +331,19 @@ impl Walk<'_> {
                     None => Flow::NoMatch,
                 }
             }
+            Statement::Mangle(mangle) => {
+                let unknown = || TraceError::Unknown(format!("{statement:?}"));
+                match &mangle.key {
+                    Expression::Named(NamedExpression::CT(ct)) if ct.key == "mark" && ct.dir.is_none() => {}
+                    _ => return Err(unknown()),
+                }
+                match self.value(&mangle.value, protocol_known)? {
+                    Some(Value::Number(mark)) => self.mark.set(u32::try_from(mark).map_err(|_| unknown())?),
+                    Some(_) => return Err(unknown()),
+                    None => return Ok(Flow::NoMatch),
+                }
+                Flow::Next
+            }
             Statement::VerdictMap(map) => {
                 let Some(key) = self.value(&map.key, protocol_known)? else {
                     return Ok(Flow::NoMatch);
@@ -391,6 +434,8 @@ impl Walk<'_> {
                         return Err(TraceError::Invalid("a port is read before meta l4proto".to_owned()));
                     }
                     ("state", None) => Some(Value::Number(state_bit(packet.state))),
+                    ("mark", None) => connection.map(|_| Value::Number(self.mark.get().into())),
+                    ("status", None) => connection.map(|_| Value::Number(status_bits(self.entry))),
                     _ => return Err(unknown()),
                 }
             }
@@ -398,6 +443,14 @@ impl Walk<'_> {
                 BinaryOperation::AND(a, b) => match (self.value(a, protocol_known)?, constant(b)) {
                     (Some(Value::Number(a)), Some(b)) => Some(Value::Number(a & b)),
                     (None, Some(_)) => None,
+                    _ => return Err(unknown()),
+                },
+                BinaryOperation::OR(parts) => match parts.as_slice() {
+                    [a, b] => match (self.value(a, protocol_known)?, constant(b)) {
+                        (Some(Value::Number(a)), Some(b)) => Some(Value::Number(a | b)),
+                        (None, Some(_)) => None,
+                        _ => return Err(unknown()),
+                    },
                     _ => return Err(unknown()),
                 },
                 _ => return Err(unknown()),
@@ -532,6 +585,15 @@ fn state_bit(state: State) -> u64 {
     }
 }
 
+// From linux/netfilter/nf_conntrack_common.h.
+const CONFIRMED: u64 = 1 << 3;
+const DYING: u64 = 1 << 9;
+
+fn status_bits(entry: Entry) -> u64 {
+    let bit = |set, bit| if set { bit } else { 0 };
+    bit(entry.confirmed, CONFIRMED) | bit(entry.dying, DYING)
+}
+
 fn state_constant(expression: &Expression<'static>) -> Option<u64> {
     match expression {
         Expression::String(text) => match &**text {
@@ -554,6 +616,8 @@ fn constant(expression: &Expression<'static>) -> Option<u64> {
             "syn" => Some(SYN.into()),
             "rst" => Some(4),
             "ack" => Some(ACK.into()),
+            "confirmed" => Some(CONFIRMED),
+            "dying" => Some(DYING),
             _ => None,
         },
         Expression::BinaryOperation(operation) => match &**operation {

@@ -16,7 +16,7 @@ use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use crate::plan::{Expected, Plan, UNNAMED, edges, plan, ports};
-use crate::world::{Counts, Result, World, possible};
+use crate::world::{Counts, Result, World, marks, possible, with_marks};
 
 /// Scenarios that packets cannot show, with the reason. One that is no longer there fails the test.
 const LEFT_OUT: [(&str, &str); 1] = [(
@@ -55,6 +55,7 @@ pub(crate) fn group(group: &str, wiring: Wiring) -> Result {
     }
     let plays = plays(group)?;
     let next = AtomicUsize::new(0);
+    let mask = marks();
     let work = || -> std::result::Result<(), String> {
         while let Some(play) = plays.get(next.fetch_add(1, Ordering::Relaxed)) {
             let names = || {
@@ -69,7 +70,7 @@ pub(crate) fn group(group: &str, wiring: Wiring) -> Result {
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| with_marks(mask, work))).collect();
         let failures: Vec<String> = workers
             .into_iter()
             .filter_map(|worker| {

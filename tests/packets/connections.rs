@@ -22,7 +22,7 @@ pub(crate) fn open(world: &World, from: &Place, to: SocketAddr) -> Result<Flow> 
 }
 
 /// The connections from `web` that the tests watch: to the other node, to the same node, and through a Service.
-fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(String, Flow)>> {
+pub(crate) fn flows(world: &World, to: &str, service: Option<[&str; 2]>) -> Result<Vec<(String, Flow)>> {
     let mut flows = Vec::new();
     for (at, family) in Family::BOTH.into_iter().enumerate() {
         let mut targets = vec![world.socket(&pod(to), family, 80)?];

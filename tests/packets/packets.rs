@@ -39,6 +39,12 @@ impl Datagrams {
         })
     }
 
+    /// Whether the server reaches the client by itself.
+    fn comes_back(&self) -> Result<bool> {
+        self.server.send_to(b"more", self.client.local_addr()?)?;
+        Ok(waited(self.client.recv_from(&mut [0; 64]))?.is_some())
+    }
+
     /// Whether a datagram of that size arrives, whole, and an answer of that other size comes back.
     pub(crate) fn arrives(&self, size: usize, answer: usize) -> Result<bool> {
         let mut buffer = vec![0; 65536];
@@ -152,6 +158,40 @@ pub(crate) fn tcp_learns_of_a_narrow_link() -> Result {
         }
         Ok(())
     })
+}
+
+/// Datagrams of one association stop in both directions with the transaction that denies them, and resume.
+pub(crate) fn a_change_stops_datagrams_both_ways() -> Result {
+    let mut world = World::of(CLUSTER, Mode::Enforce)?;
+    for family in Family::BOTH {
+        world.policies(&only_db())?;
+        let datagrams = Datagrams::new(&world, &pod("web"), &pod("db"), family)?;
+        for _ in 0..2 {
+            must(
+                datagrams.arrives(100, 100)?,
+                format!("{family:?}: an allowed datagram is lost"),
+            )?;
+            must(
+                datagrams.comes_back()?,
+                format!("{family:?}: an allowed answer is lost"),
+            )?;
+            world.policies(DENY_ALL)?;
+            must(
+                !datagrams.comes_back()?,
+                format!("{family:?}: an answer passes that is not allowed any more"),
+            )?;
+            must(
+                !datagrams.arrives(100, 100)?,
+                format!("{family:?}: a datagram passes that is not allowed any more"),
+            )?;
+            world.policies(&only_db())?;
+        }
+        must(
+            datagrams.comes_back()?,
+            format!("{family:?}: an answer does not pass again"),
+        )?;
+    }
+    Ok(())
 }
 
 /// Where only ports are allowed, echo requests are not.

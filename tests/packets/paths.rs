@@ -204,9 +204,8 @@ pub(crate) fn masqueraded_egress_is_judged_before() -> Result {
             let to: IpAddr = CLIENT[0][at].parse()?;
             let outside = world.netns(&Place::Client)?.run(|| UdpSocket::bind((to, 5353)))??;
             outside.set_read_timeout(Some(Duration::from_secs(8)))?;
-            let inside = world
-                .netns(&web)?
-                .run(|| UdpSocket::bind(world.socket(&web, family, 0).unwrap_or((to, 0).into())))??;
+            let from = world.socket(&web, family, 0)?;
+            let inside = world.netns(&web)?.run(|| UdpSocket::bind(from))??;
             inside.send_to(b"x", outside.local_addr()?)?;
             let (_, seen) = outside.recv_from(&mut [0])?;
             must(

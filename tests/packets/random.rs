@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::conformance::observe;
 use crate::plan::{Expected, UNNAMED, edges, plan, ports};
-use crate::world::{Result, World, must};
+use crate::world::{Result, World, marks, must, with_marks};
 
 /// How many clusters are played when nobody asks for more.
 const SEEDS: u64 = 6;
@@ -50,6 +50,7 @@ pub(crate) fn clusters() -> Result {
         Err(_) => SEEDS,
     };
     let (next, probes, told) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let mask = marks();
     let work = || -> std::result::Result<(), String> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +63,7 @@ pub(crate) fn clusters() -> Result {
         }
     };
     let failures: Vec<String> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| with_marks(mask, work))).collect();
         let ends = workers
             .into_iter()
             .map(|w| w.join().unwrap_or_else(|_| Err("a worker panicked".to_owned())));

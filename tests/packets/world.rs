@@ -1,15 +1,18 @@
 //! A cluster in a sandbox with an agent's enforcer on every node: manifests in, real packets between them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
 use palisade::nft::names::Side;
-use palisade::nft::{Kernel, KernelError, Nft, Settings};
+use palisade::nft::{Kernel, KernelError, MarkMask, Nft, Settings};
 use palisade::sandbox::{Expect, Netns, Options, Outcome, Place, Probe, Sandbox, Wiring, assign_addresses, program};
 use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::labels::Name;
@@ -20,6 +23,27 @@ pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// Denied packets by direction and the address of a pod.
 pub(crate) type Counts = BTreeMap<(Direction, IpAddr), u64>;
+
+thread_local! {
+    /// What worlds of this thread are built with beside their mode, so that whole suites run with other settings.
+    static VERIFIED: Cell<Option<MarkMask>> = const { Cell::new(None) };
+}
+
+/// Does something with worlds whose enforcers keep verdicts in these bits of the connection mark.
+pub(crate) fn with_marks<T>(mask: Option<MarkMask>, work: impl FnOnce() -> T) -> T {
+    let before = VERIFIED.replace(mask);
+    let result = work();
+    VERIFIED.set(before);
+    result
+}
+
+/// The bits that worlds of this thread are built with.
+pub(crate) fn marks() -> Option<MarkMask> {
+    VERIFIED.get()
+}
+
+/// For how long a node's connections may be looked through.
+const CLEARING: Duration = Duration::from_secs(20);
 
 /// A sandbox and the enforcers of its nodes, which have applied nothing yet.
 pub(crate) struct World {
@@ -36,7 +60,10 @@ impl World {
         options: &Options,
         settings: impl Into<Settings>,
     ) -> Result<World> {
-        let settings = settings.into();
+        let settings = Settings {
+            verified: marks(),
+            ..settings.into()
+        };
         let sandbox = Sandbox::build(staged, options)?;
         let nft = Nft {
             program: program("nft")?.into(),
@@ -66,8 +93,16 @@ impl World {
         World::stage(&cluster.clone(), cluster, options, settings)
     }
 
-    /// Brings every node to these policies and no others, in one transaction each. Returns how many nodes changed.
+    /// Brings every node to these policies and no others, in one transaction each, and lets marks be used again. Returns how
+    /// many nodes changed.
     pub(crate) fn enforce(&mut self, policies: &Cluster) -> Result<usize> {
+        let changed = self.apply(policies)?;
+        self.verify()?;
+        Ok(changed)
+    }
+
+    /// Only the transaction that changes policy.
+    pub(crate) fn apply(&mut self, policies: &Cluster) -> Result<usize> {
         self.cluster.policies = policies.policies.clone();
         let mut changed = 0;
         for (node, enforcer) in &mut self.enforcers {
@@ -75,6 +110,21 @@ impl World {
             changed += usize::from(netns.run(|| enforcer.apply(&self.cluster))??.changed);
         }
         Ok(changed)
+    }
+
+    /// What follows it, so that connections pass by their marks.
+    pub(crate) fn verify(&mut self) -> Result {
+        for (node, enforcer) in &mut self.enforcers {
+            let netns = self.sandbox.netns(&Place::Node(node.clone()))?;
+            netns.run(|| enforcer.verify_all(CLEARING))??;
+            let verified = enforcer.verified();
+            let wanted = enforcer.settings().marks().is_some();
+            must(
+                verified.is_on() == wanted,
+                format!("node {node}: marks are not in use: {:?}", verified.trouble()),
+            )?;
+        }
+        Ok(())
     }
 
     /// What the enforcers know, with these policies and no others.
@@ -100,7 +150,8 @@ impl World {
         let (_, enforcer) = found.ok_or_else(|| format!("{place} is no node"))?;
         let wanted = enforcer.wanted().ok_or("nothing is enforced yet")?;
         let transaction = palisade::nft::replace(wanted)?;
-        netns.run(|| enforcer.kernel().apply(&transaction))??;
+        let kernel = enforcer.kernel().clone();
+        netns.run(|| kernel.apply(&transaction))??;
         Ok(transaction.size())
     }
 
@@ -112,8 +163,24 @@ impl World {
 
     /// The same, from manifests.
     pub(crate) fn policies(&mut self, text: &str) -> Result {
-        let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
-        self.enforce(&loaded.cluster).map(|_| ())
+        self.enforce(&loaded(text)?).map(|_| ())
+    }
+
+    /// Puts agents that know nothing in the place of those that there are; the kernel stays as it is.
+    pub(crate) fn restart(&mut self) {
+        for (node, enforcer) in &mut self.enforcers {
+            *enforcer = Enforcer::new(node.clone(), enforcer.settings(), enforcer.kernel().clone());
+        }
+    }
+
+    /// What nft says in a namespace.
+    pub(crate) fn nft(&self, place: &Place, arguments: &[&str]) -> Result<String> {
+        let nft = program("nft")?;
+        let output = self
+            .netns(place)?
+            .run(|| Command::new(nft).args(arguments).output())??;
+        must(output.status.success(), String::from_utf8_lossy(&output.stderr))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// A pod of the shop, labelled as `web` is, that the enforcers hear of and nobody builds.
@@ -233,6 +300,15 @@ impl World {
     pub(crate) fn dropped(&self, from: &Place, to: &Place, traffic: Traffic, family: Family) -> Result {
         self.check(from, (self.address(to, family)?, traffic), &Outcome::Silent)
     }
+}
+
+/// What manifests hold; without any, nothing.
+pub(crate) fn loaded(text: &str) -> Result<Cluster> {
+    if text.is_empty() {
+        return Ok(Cluster::default());
+    }
+    let loaded = manifests::parse("policies.yaml", text).map_err(|e| e.to_string())?;
+    Ok(loaded.cluster)
 }
 
 /// An address family.

@@ -107,7 +107,8 @@ proptest! {
             prop_assert!(transactions <= 1);
             prop_assert_eq!(enforcer.is_held(), result.is_ok());
             if transactions == 1 {
-                prop_assert_eq!(enforcer.kernel.replaced(), failed, "the whole after a failure, and only then");
+                // Where only rules may be wrong, only they are written.
+                prop_assert!(failed || !enforcer.kernel.replaced(), "the whole after a failure, and only then");
             }
             failed = result.is_err();
             let wanted = enforcer.wanted().expect("a snapshot was loaded");

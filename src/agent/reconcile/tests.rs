@@ -16,7 +16,7 @@ use crate::agent::folder;
 use crate::nft::fake::Fake;
 use crate::nft::listing::Listing;
 use crate::nft::transaction::Operation;
-use crate::nft::{KernelError, Mode, Transaction};
+use crate::nft::{Clearing, KernelError, MarkMask, Mode, Settings, Transaction};
 
 /// What the loop sees, and what it did.
 #[derive(Default)]
@@ -26,6 +26,10 @@ struct World {
     failures: u32,
     /// Whatever has this in it is refused.
     refuses: Option<&'static str>,
+    /// After so many transactions that succeed.
+    passes: u32,
+    /// Whether they are such that nobody knows what the kernel holds.
+    hanging: bool,
     /// The transactions that were tried.
     tried: Vec<Transaction>,
     manifests: Option<Result<Cluster, Vec<String>>>,
@@ -59,12 +63,20 @@ impl Shelf {
         }
     }
 
+    fn pass(&self) {
+        let mut world = self.world();
+        world.passes = world.passes.saturating_sub(1);
+    }
+
     fn fail(&self) -> Result<(), KernelError> {
         let mut world = self.world();
-        if world.failures == 0 {
+        if world.failures == 0 || world.passes > 0 {
             return Ok(());
         }
         world.failures -= 1;
+        if world.hanging {
+            return Err(KernelError::TimedOut(Duration::from_secs(30)));
+        }
         Err(KernelError::Refused("as the test says".to_owned()))
     }
 }
@@ -74,6 +86,7 @@ impl Kernel for Shelf {
         self.world().tried.push(transaction.clone());
         self.fail()?;
         self.refuse(transaction)?;
+        self.pass();
         self.world().kernel.apply(transaction)
     }
 
@@ -89,6 +102,10 @@ impl Kernel for Shelf {
 
     fn delete(&self) -> Result<(), KernelError> {
         self.world().kernel.delete()
+    }
+
+    fn clear_marks(&self, mask: MarkMask) -> Clearing {
+        self.world().kernel.clear_marks(mask)
     }
 }
 
@@ -169,6 +186,11 @@ impl Stage {
 
 /// Plays a scene beside the loop, which has started with these manifests.
 async fn play(manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)) {
+    play_with(Settings::default(), manifests, failures, scene).await;
+}
+
+/// The same with other settings.
+async fn play_with(settings: Settings, manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)) {
     let shelf = Shelf::default();
     shelf.world().manifests = Some(Ok(manifests));
     shelf.world().failures = failures;
@@ -181,7 +203,7 @@ async fn play(manifests: Cluster, failures: u32, scene: impl AsyncFnOnce(&Stage)
         }
     };
     let shared = Shared::default();
-    let enforcer = Enforcer::new("node-1".into(), Mode::Enforce, shelf.clone());
+    let enforcer = Enforcer::new("node-1".into(), settings, shelf.clone());
     let mut reconciler = Reconciler::new(source, enforcer, shared.clone());
     assert!(!shared.readiness.is_ready());
     reconciler.start().expect("good manifests");
@@ -515,3 +537,5 @@ fn a_line_is_news_once_until_it_is_gone() {
     assert_eq!(tell(&[]), [""; 0]);
     assert_eq!(tell(&["b"]), ["b"]);
 }
+
+mod marks;
