@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
+    /// Show what this node enforces, as its agent says
+    Status(StatusArgs),
     /// Remove everything that the agent put into this node's kernel
     Cleanup,
     /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
@@ -142,7 +144,7 @@ pub(crate) struct AgentArgs {
     /// The context of the kubeconfig, if not its current one
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub(crate) context: Option<String>,
-    /// Where /healthz, /readyz and /metrics are served
+    /// Where /healthz, /readyz, /status and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
     pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
@@ -177,6 +179,17 @@ pub(crate) struct DeniedArgs {
     #[arg(long, value_name = "NAMESPACE/POD", requires = "manifests")]
     pub(crate) pod: Option<String>,
     /// The form of the answer; with --watch, json is a document a line
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
+}
+
+/// `palisade status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where the agent serves: its own --http-addr
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    pub(crate) http_addr: SocketAddr,
+    /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
     pub(crate) output: TextOrJson,
 }

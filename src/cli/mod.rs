@@ -15,6 +15,7 @@ mod output;
 mod pairs;
 mod ports;
 mod service;
+mod status;
 mod test;
 mod test_file;
 mod test_report;
@@ -32,7 +33,7 @@ use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, BridgeNetfilter, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DenyAction,
-    ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
+    ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, StatusArgs, TestArgs, TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -76,6 +77,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
+        Command::Status(args) => run_status(args),
         Command::Cleanup => run_cleanup(),
         Command::Demo(args) => run_demo(args),
     }
@@ -230,6 +232,15 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         std::thread::sleep(denied::POLL);
         record = denied::read(&kernel)?;
     }
+}
+
+fn run_status(args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let status = status::ask(args.http_addr)?;
+    print(&match args.output {
+        TextOrJson::Text => status::text(&status),
+        TextOrJson::Json => output::json(&status)?,
+    })?;
+    Ok(if status.ready { Outcome::Fine } else { Outcome::Findings })
 }
 
 fn run_cleanup() -> anyhow::Result<Outcome> {
