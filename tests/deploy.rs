@@ -194,7 +194,11 @@ fn the_role_is_bound_to_the_account_that_the_pods_run_as() {
     assert_eq!(Some(&subjects[0].name), account.metadata.name.as_ref());
     assert_eq!(subjects[0].kind, "ServiceAccount");
     assert_eq!(pod().service_account_name, account.metadata.name);
-    for of in [&subjects[0].namespace, &account.metadata.namespace, &set.metadata.namespace] {
+    for of in [
+        &subjects[0].namespace,
+        &account.metadata.namespace,
+        &set.metadata.namespace,
+    ] {
         assert_eq!(of, &namespace);
     }
 }
@@ -248,7 +252,10 @@ fn the_flags_are_the_programs() {
         e.name == "NODE_NAME" && source.is_some_and(|f| f.field_path == "spec.nodeName")
     };
     assert!(node.iter().any(of_the_node));
-    assert!(arguments.contains(&"--node-name=$(NODE_NAME)".to_owned()), "{arguments:?}");
+    assert!(
+        arguments.contains(&"--node-name=$(NODE_NAME)".to_owned()),
+        "{arguments:?}"
+    );
 
     // Flags are read in order: one that does not exist ends it before the help is printed.
     arguments.push("--help".to_owned());
@@ -261,7 +268,10 @@ fn the_flags_are_the_programs() {
     // The probes ask where the agent listens unless it is told otherwise.
     let probe = |probe: Option<k8s_openapi::api::core::v1::Probe>, path: &str| {
         let HTTPGetAction {
-            host, port, path: asked, ..
+            host,
+            port,
+            path: asked,
+            ..
         } = probe.unwrap().http_get.unwrap();
         assert_eq!(asked.as_deref(), Some(path));
         let IntOrString::Int(port) = port else {

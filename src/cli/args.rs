@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
+    /// Look whether this node is fit for the agent, and say what to do where it is not
+    Preflight(PreflightArgs),
     /// Show what this node enforces, as its agent says
     Status(StatusArgs),
     /// Remove everything that the agent put into this node's kernel
@@ -179,6 +181,23 @@ pub(crate) struct DeniedArgs {
     #[arg(long, value_name = "NAMESPACE/POD", requires = "manifests")]
     pub(crate) pod: Option<String>,
     /// The form of the answer; with --watch, json is a document a line
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
+}
+
+/// `palisade preflight`
+#[derive(Debug, Args)]
+pub(crate) struct PreflightArgs {
+    /// Ask the API server that this file names about the rights of its user; in a pod, its service account's are asked about
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+    /// Where the node's file system is, if mounted elsewhere: its /etc/cni is read, and its /proc
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
     pub(crate) output: TextOrJson,
 }

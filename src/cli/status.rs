@@ -172,14 +172,23 @@ mod tests {
             stream.write_all(answer.as_bytes()).expect("answered");
         });
         let error = ask(address).expect_err("no agent").to_string();
-        assert!(error.contains("is no agent of this version (it answered 404"), "{error}");
+        assert!(
+            error.contains("is no agent of this version (it answered 404"),
+            "{error}"
+        );
         other.join().expect("no panic");
         let error = ask(address).expect_err("nobody").to_string();
-        assert!(error.starts_with(&format!("no agent answers at {address}: ")), "{error}");
+        assert!(
+            error.starts_with(&format!("no agent answers at {address}: ")),
+            "{error}"
+        );
     }
 
     #[test]
     fn times_are_told_as_people_do() {
-        assert_eq!([0.04, 59.6, 600.0, 86400.0].map(time), ["0.0 s", "60 s", "10 min", "24 h"]);
+        assert_eq!(
+            [0.04, 59.6, 600.0, 86400.0].map(time),
+            ["0.0 s", "60 s", "10 min", "24 h"]
+        );
     }
 }

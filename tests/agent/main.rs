@@ -9,6 +9,7 @@
 )]
 mod api;
 mod cluster;
+mod preflight;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -76,9 +77,15 @@ fn the_kernel_follows_the_folder() {
         assert!(agent.metric("palisade_applies_total{outcome=\"changed\"} 1"));
 
         let (code, status) = agent.status();
-        assert_eq!((code, &status["ready"], &status["problems"]), (0, &json!(true), &json!([])));
+        assert_eq!(
+            (code, &status["ready"], &status["problems"]),
+            (0, &json!(true), &json!([]))
+        );
         let enforced = &status["enforced"];
-        assert_eq!((&enforced["node"], &enforced["mode"]), (&json!("worker-1"), &json!("enforce")));
+        assert_eq!(
+            (&enforced["node"], &enforced["mode"]),
+            (&json!("worker-1"), &json!("enforce"))
+        );
         assert_eq!(
             [&enforced["clusterPods"], &enforced["nodePods"], &enforced["policies"]],
             [2, 1, 1]
@@ -87,10 +94,7 @@ fn the_kernel_follows_the_folder() {
         assert_eq!(enforced["egress"], json!({"groups": 0, "classes": 0}));
         assert_eq!(enforced["table"]["chains"], objects("chain").len());
         assert_eq!(enforced["table"]["rules"], objects("rule").len());
-        assert_eq!(
-            enforced["table"]["sets"],
-            objects("set").len() + objects("map").len()
-        );
+        assert_eq!(enforced["table"]["sets"], objects("set").len() + objects("map").len());
         assert!(status["lastApply"]["operations"].as_u64() > Some(10), "{status}");
         assert!(status["lagSeconds"].as_f64().is_some_and(|lag| lag < 60.0), "{status}");
 
@@ -110,7 +114,10 @@ fn the_kernel_follows_the_folder() {
         assert!(agent.metric("palisade_manifest_errors 1"));
         let (code, status) = agent.status();
         assert_eq!((code, &status["ready"]), (1, &json!(false)));
-        assert_eq!(status["problems"].as_array().map(Vec::len), Some(reasons.lines().count()));
+        assert_eq!(
+            status["problems"].as_array().map(Vec::len),
+            Some(reasons.lines().count())
+        );
         assert_eq!(table().as_ref(), Some(&second), "the last good policy stays");
 
         fs::write(folder.file("policy.yaml"), policy("9090")).expect("write");
