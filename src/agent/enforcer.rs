@@ -12,6 +12,7 @@ use policy_compiler::cluster::{Cluster, Pod, PodName};
 use policy_compiler::compile::{self, Compiler, Event, Subjects};
 use policy_compiler::labels::Name;
 use policy_compiler::policy::Direction;
+use policy_compiler::table::Table;
 use thiserror::Error;
 
 use super::verified::{Step, Verified};
@@ -323,6 +324,11 @@ impl<K: Kernel> Enforcer<K> {
     /// What the kernel should hold; none before the first snapshot.
     pub fn wanted(&self) -> Option<&Ruleset> {
         self.wanted.as_ref().map(|wanted| wanted.renderer.ruleset())
+    }
+
+    /// What the cluster comes to here, compiled; none before the first snapshot.
+    pub fn compiled(&self) -> Option<&Table> {
+        self.wanted.as_ref().map(|wanted| wanted.compiler.table())
     }
 
     /// Whether the kernel holds what the cluster asks for, as far as is known.

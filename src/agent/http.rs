@@ -1,4 +1,4 @@
-//! The agent's HTTP endpoint: `/healthz`, `/readyz` and `/metrics`. It reads shared state and never touches the kernel.
+//! The agent's HTTP endpoint: `/healthz`, `/readyz`, `/status` and `/metrics`. It reads shared state and never touches the kernel.
 
 use std::future::Future;
 use std::io;
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use super::metrics::{CONTENT_TYPE, Metrics};
 use super::readiness::Readiness;
+use super::status::{Noted, Status};
 
 /// A loop that has not turned for so long hangs: its slowest step is nft, which has a time-out far below.
 const HANGS_AFTER: Duration = Duration::from_secs(180);
@@ -60,6 +61,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Whether it lives.
     pub heartbeat: Heartbeat,
+    /// What it enforces.
+    pub noted: Noted,
 }
 
 /// Serves until `shutdown` is done.
@@ -77,6 +80,7 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/status", get(status))
         .route("/metrics", get(metrics))
         .with_state(shared)
 }
@@ -95,6 +99,13 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     match shared.readiness.report() {
         Ok(text) => text.into_response(),
         Err(text) => (StatusCode::SERVICE_UNAVAILABLE, text).into_response(),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    match serde_json::to_string_pretty(&Status::of(&shared)) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 

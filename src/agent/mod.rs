@@ -15,6 +15,7 @@ pub mod readiness;
 pub mod reconcile;
 mod run;
 pub mod source;
+pub mod status;
 pub mod verified;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};

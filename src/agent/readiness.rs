@@ -92,6 +92,13 @@ impl Readiness {
             .collect())
     }
 
+    /// What keeps it from being ready, and what is worth telling beside; one a line.
+    pub fn lines(&self) -> (Vec<String>, Vec<String>) {
+        let state = self.state();
+        let all = |of: &BTreeMap<Cause, Vec<String>>| of.values().flatten().cloned().collect();
+        (all(&state.causes), all(&state.warnings))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one assignment, so the state is whole even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

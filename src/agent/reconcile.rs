@@ -283,6 +283,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 readiness.clear(Cause::Starting);
                 readiness.clear(Cause::Kernel);
                 metrics.succeeded_now();
+                self.shared.noted.held(&self.enforcer, &applied);
                 self.backoff.reset();
                 self.retry_at = None;
                 if applied.changed {

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
+    /// Look whether this node is fit for the agent, and say what to do where it is not
+    Preflight(PreflightArgs),
+    /// Show what this node enforces, as its agent says
+    Status(StatusArgs),
     /// Remove everything that the agent put into this node's kernel
     Cleanup(CleanupArgs),
     /// Enforce policy in a sandbox of network namespaces on this machine, and probe it with real packets
@@ -143,7 +147,7 @@ pub(crate) struct AgentArgs {
     /// The context of the kubeconfig, if not its current one
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub(crate) context: Option<String>,
-    /// Where /healthz, /readyz and /metrics are served
+    /// Where /healthz, /readyz, /status and /metrics are served
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
     pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
@@ -192,6 +196,34 @@ pub(crate) struct CleanupArgs {
     /// Also clear these bits in the marks of all connections: those that the agent was given
     #[arg(long, value_name = "MASK")]
     pub(crate) verified_mark: Option<MarkMask>,
+}
+
+/// `palisade preflight`
+#[derive(Debug, Args)]
+pub(crate) struct PreflightArgs {
+    /// Ask the API server that this file names about the rights of its user; in a pod, its service account's are asked about
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub(crate) context: Option<String>,
+    /// Where the node's file system is, if mounted elsewhere: its /etc/cni is read, and its /proc
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
+}
+
+/// `palisade status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where the agent serves: its own --http-addr
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    pub(crate) http_addr: SocketAddr,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
 }
 
 /// `palisade demo`

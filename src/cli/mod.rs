@@ -14,7 +14,9 @@ mod outcomes;
 mod output;
 mod pairs;
 mod ports;
+mod preflight;
 mod service;
+mod status;
 mod test;
 mod test_file;
 mod test_report;
@@ -32,7 +34,8 @@ use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
-    DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, TestArgs, TestOutput, TextOrJson,
+    DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
+    TestOutput, TextOrJson,
 };
 use ends::Compiled;
 use explain::Question;
@@ -41,6 +44,7 @@ use output::{Style, count, print};
 use ports::PortSpec;
 
 use crate::manifests::{self, Loaded, Problem};
+use crate::preflight::Verdict;
 use crate::{agent, demo, nft, sandbox};
 
 /// How a command ended, when it could do its work.
@@ -76,6 +80,8 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
+        Command::Preflight(args) => run_preflight(args),
+        Command::Status(args) => run_status(args),
         Command::Cleanup(args) => run_cleanup(args),
         Command::Demo(args) => run_demo(args),
     }
@@ -231,6 +237,37 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         std::thread::sleep(denied::POLL);
         record = denied::read(&kernel)?;
     }
+}
+
+fn run_preflight(args: &PreflightArgs) -> anyhow::Result<Outcome> {
+    let in_a_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let cluster = match &args.kubeconfig {
+        Some(file) => Some(agent::source::Target::Kubeconfig {
+            file: Some(file.clone()),
+            context: args.context.clone(),
+        }),
+        None => in_a_pod.then_some(agent::source::Target::ServiceAccount),
+    };
+    let findings = crate::preflight::run(&crate::preflight::Options {
+        root: args.root.clone(),
+        nft: nft::Nft::default(),
+        cluster,
+    });
+    print(&match args.output {
+        TextOrJson::Text => preflight::text(&findings),
+        TextOrJson::Json => preflight::json(&findings)?,
+    })?;
+    let failed = findings.iter().any(|finding| finding.verdict == Verdict::Failed);
+    Ok(if failed { Outcome::Findings } else { Outcome::Fine })
+}
+
+fn run_status(args: &StatusArgs) -> anyhow::Result<Outcome> {
+    let status = status::ask(args.http_addr)?;
+    print(&match args.output {
+        TextOrJson::Text => status::text(&status),
+        TextOrJson::Json => output::json(&status)?,
+    })?;
+    Ok(if status.ready { Outcome::Fine } else { Outcome::Findings })
 }
 
 fn run_cleanup(args: &CleanupArgs) -> anyhow::Result<Outcome> {

@@ -170,7 +170,7 @@ impl Nft {
     }
 
     /// The answer to `nft -j list`; none when there is no such thing.
-    fn list(&self, what: &[&str]) -> Result<Option<String>, KernelError> {
+    pub(super) fn list(&self, what: &[&str]) -> Result<Option<String>, KernelError> {
         let output = self.run(&[&["-j", "list"], what].concat(), String::new())?;
         if output.status.success() {
             return Ok(Some(output.stdout));

@@ -1,11 +1,12 @@
 //! From the compiled table of one node to the kernel: rendering (pure), transactions (values), and the one narrow trait by
-//! which they are applied. Nothing outside the table `inet palisade` is read or written.
+//! which they are applied. Nothing outside the table `inet palisade` is read or written, but for the names that `foreign` lists.
 
 mod conntrack;
 pub mod denials;
 mod draft;
 mod expressions;
 pub mod fake;
+pub mod foreign;
 mod generation;
 mod interim;
 pub mod kernel;

@@ -9,6 +9,7 @@
 )]
 mod api;
 mod cluster;
+mod preflight;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_palisade");
 /// Set in the test that runs inside its namespace.
@@ -75,6 +76,28 @@ fn the_kernel_follows_the_folder() {
         assert_eq!(agent.get("/readyz"), (200, "ready\n".to_owned()));
         assert!(agent.metric("palisade_applies_total{outcome=\"changed\"} 1"));
 
+        let (code, status) = agent.status();
+        assert_eq!(
+            (code, &status["ready"], &status["problems"]),
+            (0, &json!(true), &json!([]))
+        );
+        let enforced = &status["enforced"];
+        assert_eq!(
+            (&enforced["node"], &enforced["mode"]),
+            (&json!("worker-1"), &json!("enforce"))
+        );
+        assert_eq!(
+            [&enforced["clusterPods"], &enforced["nodePods"], &enforced["policies"]],
+            [2, 1, 1]
+        );
+        assert_eq!(enforced["ingress"], json!({"groups": 1, "classes": 2}));
+        assert_eq!(enforced["egress"], json!({"groups": 0, "classes": 0}));
+        assert_eq!(enforced["table"]["chains"], objects("chain").len());
+        assert_eq!(enforced["table"]["rules"], objects("rule").len());
+        assert_eq!(enforced["table"]["sets"], objects("set").len() + objects("map").len());
+        assert!(status["lastApply"]["operations"].as_u64() > Some(10), "{status}");
+        assert!(status["lagSeconds"].as_f64().is_some_and(|lag| lag < 60.0), "{status}");
+
         // An editor's way: written beside it, then renamed.
         fs::write(folder.file(".policy.yaml.swp"), policy("9090")).expect("write");
         fs::rename(folder.file(".policy.yaml.swp"), folder.file("policy.yaml")).expect("rename");
@@ -89,6 +112,12 @@ fn the_kernel_follows_the_folder() {
         assert!(reasons.lines().all(|line| line.starts_with("manifests: ")), "{reasons}");
         assert!(reasons.contains("policy.yaml:8:"), "{reasons}");
         assert!(agent.metric("palisade_manifest_errors 1"));
+        let (code, status) = agent.status();
+        assert_eq!((code, &status["ready"]), (1, &json!(false)));
+        assert_eq!(
+            status["problems"].as_array().map(Vec::len),
+            Some(reasons.lines().count())
+        );
         assert_eq!(table().as_ref(), Some(&second), "the last good policy stays");
 
         fs::write(folder.file("policy.yaml"), policy("9090")).expect("write");
@@ -364,6 +393,13 @@ impl Agent {
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
         (status, body.to_owned())
+    }
+
+    /// What `palisade status` says.
+    fn status(&self) -> (i32, Value) {
+        let output = palisade(&["status", "--http-addr", &self.http, "-o", "json"]);
+        let status = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code().expect("ended by itself"), status)
     }
 
     fn metric(&self, line: &str) -> bool {

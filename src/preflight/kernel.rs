@@ -1,0 +1,180 @@
+//! What nft and the kernel can, and what others have in nftables.
+
+use std::collections::BTreeSet;
+
+use policy_compiler::cluster::Cluster;
+use policy_compiler::compile::{Subjects, compile};
+
+use super::{Finding, Verdict};
+use crate::manifests;
+use crate::nft::{Kernel, KernelError, Nft, Settings, render, replace};
+
+/// A node whose table has every sort of rule, set and map that rendering knows.
+const SAMPLE: &str = include_str!("sample.yaml");
+
+/// Chains and tables of those who enforce policy: the beginnings of their names.
+const ENFORCERS: [(&str, &str); 8] = [
+    (
+        "kube-network-policies",
+        "kube-network-policies (kindnet has it built in)",
+    ),
+    ("kindnet-network-policies", "kindnet"),
+    ("cali-", "Calico"),
+    ("calico", "Calico"),
+    ("KUBE-ROUTER-", "kube-router"),
+    ("KUBE-POD-FW-", "kube-router"),
+    ("KUBE-NWPLCY-", "kube-router"),
+    ("WEAVE-NPC", "Weave Net"),
+];
+
+pub(super) fn check(nft: &Nft) -> Vec<Finding> {
+    let version = match nft.version() {
+        Ok(version) => Finding::ok("nft", format!("version {version}")),
+        Err(error) => {
+            // Nothing else can be asked without it.
+            let skipped = ["permission", "kernel", "enforcers", "flowtables"];
+            let remedy = "install nftables 1.0.2 or later with JSON (apt-get install nftables)";
+            let mut findings = vec![Finding::of("nft", Verdict::Failed, error.to_string(), remedy)];
+            findings.extend(skipped.map(|check| Finding::of(check, Verdict::Skipped, "nft is needed", "see nft")));
+            return findings;
+        }
+    };
+    let (permission, kernel) = features(dry_run(nft));
+    vec![version, permission, kernel, enforcers(nft), flowtables(nft)]
+}
+
+/// Has the kernel judge the sample's whole table, without taking it.
+fn dry_run(nft: &Nft) -> Result<(), KernelError> {
+    let sample = manifests::parse("sample", SAMPLE).map_or_else(|_| Cluster::default(), |loaded| loaded.cluster);
+    let table = compile(&sample, &Subjects::Node("sample".into()));
+    let transaction = replace(&render(&table, Settings::default())).map_err(|e| KernelError::Refused(e.to_string()))?;
+    nft.check(&transaction)
+}
+
+fn features(outcome: Result<(), KernelError>) -> (Finding, Finding) {
+    let permitted = Finding::ok("permission", "nftables may be changed");
+    match outcome {
+        Ok(()) => (
+            permitted,
+            Finding::ok("kernel", "takes every sort of rule, set and map that the agent renders"),
+        ),
+        Err(error @ KernelError::NotPermitted) => (
+            Finding::of(
+                "permission",
+                Verdict::Failed,
+                error.to_string(),
+                "run as root, or with the capability NET_ADMIN in the node's network namespace",
+            ),
+            Finding::of("kernel", Verdict::Skipped, "permission is needed", "see permission"),
+        ),
+        Err(error) => (
+            permitted,
+            Finding::of(
+                "kernel",
+                Verdict::Failed,
+                error.to_string(),
+                "use a kernel with CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_LIMIT, \
+                 CONFIG_NFT_REJECT_INET and CONFIG_NF_CONNTRACK (5.10 or later), or load these modules",
+            ),
+        ),
+    }
+}
+
+fn enforcers(nft: &Nft) -> Finding {
+    const CHECK: &str = "enforcers";
+    let named = match nft.tables_and_chains() {
+        Ok(named) => named,
+        Err(error) => {
+            return Finding::of(CHECK, Verdict::Skipped, error.to_string(), "see permission");
+        }
+    };
+    let who = |name: &str| ENFORCERS.iter().find(|(start, _)| name.starts_with(start));
+    let found: BTreeSet<String> = named
+        .iter()
+        .filter_map(|n| {
+            let (_, who) = who(n.name.as_deref().unwrap_or(&n.table))?;
+            Some(format!("{who} in table {} {}", n.family, n.table))
+        })
+        .collect();
+    if found.is_empty() {
+        return Finding::ok(CHECK, "nobody else's policy is in nftables");
+    }
+    Finding::of(
+        CHECK,
+        Verdict::Failed,
+        Vec::from_iter(found).join(", "),
+        "switch its policies off and restart the node, or do without the agent: two enforcers allow only what both allow, and \
+         neither tells what the other denies",
+    )
+}
+
+fn flowtables(nft: &Nft) -> Finding {
+    const CHECK: &str = "flowtables";
+    match nft.flowtables() {
+        Ok(found) if found.is_empty() => Finding::ok(CHECK, "no connection is offloaded past the rules"),
+        Ok(found) => {
+            let names: Vec<String> = found
+                .iter()
+                .map(|f| format!("{} {} {}", f.family, f.table, f.name.as_deref().unwrap_or_default()))
+                .collect();
+            Finding::of(
+                CHECK,
+                Verdict::Warning,
+                names.join(", "),
+                "take the pods' devices out of it: packets of an offloaded connection meet no rule, so a changed policy does not \
+                 stop them",
+            )
+        }
+        Err(error) => Finding::of(CHECK, Verdict::Skipped, error.to_string(), "see permission"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_has_every_sort_of_set() {
+        let loaded = manifests::parse("sample", SAMPLE).expect("valid");
+        assert_eq!(loaded.warnings, []);
+        let table = compile(&loaded.cluster, &Subjects::Node("sample".into()));
+        let text = render(&table, Settings::default()).to_string();
+        for part in [
+            "map in_cidrs",
+            "map in_peers",
+            "map eg_cidrs",
+            "map eg6_cidrs",
+            "8000-8080",
+            "sctp",
+            "inet_service",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_apart() {
+        let verdicts = |outcome| {
+            let (permission, kernel) = features(outcome);
+            (permission.verdict, kernel.verdict)
+        };
+        assert_eq!(verdicts(Ok(())), (Verdict::Ok, Verdict::Ok));
+        assert_eq!(
+            verdicts(Err(KernelError::NotPermitted)),
+            (Verdict::Failed, Verdict::Skipped)
+        );
+        assert_eq!(verdicts(Err(KernelError::NoNfTables)), (Verdict::Ok, Verdict::Failed));
+    }
+
+    #[test]
+    fn without_nft_the_rest_is_skipped() {
+        let nft = Nft {
+            program: "/nowhere/nft".into(),
+            ..Nft::default()
+        };
+        let findings = check(&nft);
+        let verdicts: Vec<Verdict> = findings.iter().map(|f| f.verdict).collect();
+        assert_eq!(verdicts[0], Verdict::Failed);
+        assert!(verdicts[1..].iter().all(|v| *v == Verdict::Skipped), "{findings:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What the API server permits: one SelfSubjectAccessReview for each verb that the agent needs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Finding, Verdict};
+use crate::agent::source::{Access, Resource, Target};
+
+const CHECK: &str = "rbac";
+const VERBS: [&str; 2] = ["list", "watch"];
+
+/// How long all questions together may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn check(cluster: Option<&Target>) -> Finding {
+    let Some(target) = cluster else {
+        return Finding::of(
+            CHECK,
+            Verdict::Skipped,
+            "no API server is named",
+            "name one with --kubeconfig FILE [--context NAME], or run this in the agent's pod",
+        );
+    };
+    let denied = |error: String| {
+        Finding::of(
+            CHECK,
+            Verdict::Failed,
+            error,
+            "see that the API server can be reached from here, and that the credentials are valid",
+        )
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return denied(error.to_string()),
+    };
+    let asked = runtime.block_on(tokio::time::timeout(PATIENCE, missing(target)));
+    match asked {
+        Err(_) => denied(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(error)) => denied(error),
+        Ok(Ok(missing)) if missing.is_empty() => Finding::ok(
+            CHECK,
+            "these credentials may list and watch pods, namespaces, nodes and networkpolicies",
+        ),
+        Ok(Ok(missing)) => Finding::of(
+            CHECK,
+            Verdict::Failed,
+            format!("these credentials may not {}", missing.join(", ")),
+            "bind the ClusterRole of deploy/base/rbac.yaml to them",
+        ),
+    }
+}
+
+/// What is not permitted.
+async fn missing(target: &Target) -> Result<Vec<String>, String> {
+    let access = Access::new(target.clone()).map_err(|error| error.to_string())?;
+    let client = access.client();
+    let mut missing = Vec::new();
+    for resource in Resource::ALL {
+        for verb in VERBS {
+            let name = resource.to_string();
+            // `/api/v1/pods`, or `/apis/GROUP/v1/networkpolicies`.
+            let group = resource.path().strip_prefix("/apis/").and_then(|p| p.split('/').next());
+            let review = json!({
+                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": {"group": group.unwrap_or_default(), "resource": name, "verb": verb}},
+            });
+            let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+                .header("Content-Type", "application/json")
+                .body(review.to_string().into_bytes())
+                .map_err(|error| error.to_string())?;
+            let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+            if answer["status"]["allowed"] != true {
+                missing.push(format!("{verb} {name}"));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+
+    use super::*;
+
+    /// What comes of an API server that permits what `allows` says, asked with group, resource and verb.
+    fn asked(allows: fn(&str, &str, &str) -> bool) -> Finding {
+        let answer = move |review: String| async move {
+            let review: Value = serde_json::from_str(&review).expect("JSON");
+            let asked = &review["spec"]["resourceAttributes"];
+            let word = |field: &str| asked[field].as_str().unwrap_or("none").to_owned();
+            let allowed = allows(&word("group"), &word("resource"), &word("verb"));
+            json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "status": {"allowed": allowed}})
+                .to_string()
+        };
+        let router = axum::Router::new().route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(answer));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("bind");
+        let address = listener.local_addr().expect("address");
+        runtime.spawn(async move { axum::serve(listener, router).await });
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "c", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        });
+        std::fs::write(file.path(), kubeconfig.to_string()).expect("written");
+        check(Some(&Target::Kubeconfig {
+            file: Some(file.path().to_owned()),
+            context: None,
+        }))
+    }
+
+    #[test]
+    fn each_verb_is_asked_for() {
+        let all = asked(|group, resource, _| {
+            let expected = if resource == "networkpolicies" {
+                "networking.k8s.io"
+            } else {
+                ""
+            };
+            group == expected
+        });
+        assert_eq!(all.verdict, Verdict::Ok, "{all:?}");
+        let some = asked(|_, resource, verb| (resource, verb) != ("pods", "watch"));
+        assert_eq!(some.verdict, Verdict::Failed);
+        assert_eq!(some.found, "these credentials may not watch pods");
+    }
+
+    #[test]
+    fn no_cluster_is_no_failure_and_no_answer_is_one() {
+        assert_eq!(check(None).verdict, Verdict::Skipped);
+        let target = Target::Kubeconfig {
+            file: Some("/nonexistent".into()),
+            context: None,
+        };
+        assert_eq!(check(Some(&target)).verdict, Verdict::Failed);
+    }
+}
