@@ -1,9 +1,8 @@
-//! The agent on an API server: watches go in, the loop sees a snapshot that follows them, and health becomes readiness,
+//! The agent on an API server: watches go in, the loop hears a snapshot and then events, and health becomes readiness,
 //! metrics and log lines.
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use policy_compiler::cluster::Cluster;
@@ -15,8 +14,8 @@ use tracing::info;
 use super::folder::{self, Changes};
 use super::http::Shared;
 use super::readiness::Cause;
-use super::reconcile::Read;
-use super::source::{Health, Resource, Update, Watches, apply};
+use super::reconcile::{Read, Told};
+use super::source::{Health, Resource, Update, Waiting, Watches};
 
 /// How long changes are gathered from the first of them: those of one rollout come in flocks.
 const QUIET: Duration = Duration::from_millis(5);
@@ -29,15 +28,20 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// policy that anybody knows, and a restart would not change that.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// The cluster as last told; the loop reads it when [`Changes`] say so.
+/// The cluster, then what has changed since; the loop reads it when [`Changes`] say so.
 pub(super) struct Live {
-    cluster: Arc<Mutex<Cluster>>,
+    first: Option<Cluster>,
+    waiting: Waiting,
     task: JoinHandle<()>,
 }
 
 impl Read for Live {
-    fn read(&mut self) -> Result<Cluster, Vec<String>> {
-        Ok(self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    fn read(&mut self) -> Result<Told, Vec<String>> {
+        if let Some(cluster) = self.first.take() {
+            return Ok(Told::Snapshot(cluster));
+        }
+        let (events, since) = self.waiting.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
+        Ok(Told::Events { events, since })
     }
 }
 
@@ -78,20 +82,20 @@ pub(super) async fn start(
         began.elapsed().as_secs_f64()
     );
     let (changed, changes) = folder::signal(QUIET, AT_LATEST);
-    let cluster = Arc::new(Mutex::new(cluster));
-    let task = tokio::spawn(follow(watches, cluster.clone(), changed, shared.clone()));
-    Some((Live { cluster, task }, changes))
+    let live = Live {
+        first: Some(cluster),
+        waiting: watches.waiting(),
+        task: tokio::spawn(follow(watches, changed, shared.clone())),
+    };
+    Some((live, changes))
 }
 
-async fn follow(mut watches: Watches, cluster: Arc<Mutex<Cluster>>, changed: mpsc::Sender<()>, shared: Shared) {
+/// Tells the loop that there are changes, and leaves them where they gather.
+async fn follow(mut watches: Watches, changed: mpsc::Sender<()>, shared: Shared) {
     let mut tell = ticker();
     loop {
         tokio::select! {
-            update = watches.next() => {
-                if let Update::Events { events, .. } = update {
-                    let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
-                    events.into_iter().for_each(|event| apply(&mut cluster, event));
-                }
+            () = watches.changed() => {
                 // Full: the loop is due anyway. Closed: the agent ends.
                 let _ = changed.try_send(());
             }

@@ -23,6 +23,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// From half a millisecond (a cached read) to half a minute (nft's time-out and beyond).
 const BUCKETS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0];
 
+/// Of the time from event to kernel: fine around its budgets of 50 and 250 milliseconds.
+const LAG_BUCKETS: [f64; 12] = [0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -115,6 +118,8 @@ pub struct Metrics {
     pub read_duration: Histogram,
     /// How long compiling and rendering took.
     pub compile_duration: Histogram,
+    /// From the arrival of an event of the API server until the kernel held it.
+    pub event_to_kernel: Histogram,
     /// How long nft took.
     pub apply_duration: Histogram,
     /// Rounds of compiling and applying.
@@ -154,6 +159,7 @@ impl Default for Metrics {
             reads: Family::default(),
             read_duration: histogram(),
             compile_duration: histogram(),
+            event_to_kernel: Histogram::new(LAG_BUCKETS),
             apply_duration: histogram(),
             applies: Family::default(),
             operations: Counter::default(),
@@ -229,6 +235,7 @@ impl Metrics {
         r.register_with_unit("manifest_read_duration", "Reading the manifests", Unit::Seconds, self.read_duration.clone());
         r.register_with_unit("compile_duration", "Compiling and rendering for this node", Unit::Seconds, self.compile_duration.clone());
         r.register_with_unit("apply_duration", "One transaction through nft", Unit::Seconds, self.apply_duration.clone());
+        r.register_with_unit("event_to_kernel", "From the first event of a round until the kernel held it", Unit::Seconds, self.event_to_kernel.clone());
         r.register("applies", "Rounds of compiling and applying", self.applies.clone());
         r.register("operations", "Operations in applied transactions", self.operations.clone());
         r.register_with_unit("last_success_timestamp", "When the kernel was last known to hold the current policy", Unit::Seconds, self.last_success.clone());

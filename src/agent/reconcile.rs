@@ -1,5 +1,5 @@
-//! The agent's loop. Signals go in (the folder changed, time passed, stop), and the kernel is brought to what the manifests
-//! say; readiness, metrics and the log tell how it went.
+//! The agent's loop. Signals go in (the source changed, time passed, stop), and the kernel is brought to what the source
+//! says, by snapshot or by events; readiness, metrics and the log tell how it went.
 //!
 //! Every step blocks: reading files, compiling, nft. The loop must therefore have a thread of its own, such as the one
 //! that calls `block_on` of a runtime whose workers do the rest.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use policy_compiler::addresses::AddressConflict;
 use policy_compiler::cluster::Cluster;
+use policy_compiler::compile::Event;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -22,6 +23,7 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
+use super::source;
 use crate::nft::{Kernel, KernelError};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
@@ -39,15 +41,29 @@ const SHARE: u32 = 20;
 /// After so long a quiet time, listings may follow each other at once again: somebody's first change is seen at once.
 const BURST: Duration = Duration::from_secs(60);
 
-/// What reads the manifests: a cluster, or what is wrong, one error (with file and line) a string.
+/// What a source has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The whole cluster.
+    Snapshot(Cluster),
+    /// What has changed since the snapshot or the events before, which came first; none is fine.
+    Events {
+        /// The changes, at most one for each object.
+        events: Vec<Event>,
+        /// When the first of them came.
+        since: std::time::Instant,
+    },
+}
+
+/// Where the loop hears of the cluster.
 pub trait Read {
-    /// Reads all of them.
-    fn read(&mut self) -> Result<Cluster, Vec<String>>;
+    /// Reads it, without waiting, or says what is wrong, one error (with file and line) a string.
+    fn read(&mut self) -> Result<Told, Vec<String>>;
 }
 
 impl<F: FnMut() -> Result<Cluster, Vec<String>>> Read for F {
-    fn read(&mut self) -> Result<Cluster, Vec<String>> {
-        self()
+    fn read(&mut self) -> Result<Told, Vec<String>> {
+        self().map(Told::Snapshot)
     }
 }
 
@@ -57,10 +73,14 @@ pub struct Reconciler<R, K> {
     source: R,
     enforcer: Enforcer<K>,
     shared: Shared,
-    /// The last good snapshot.
+    /// The last good snapshot, with all events since.
     cluster: Option<Cluster>,
-    /// The policies of the last snapshot that the kernel took.
+    /// The policies that the kernel took last.
     taken: Policies,
+    /// Whether those of the cluster may be others.
+    policies_changed: bool,
+    /// When the first event came that the kernel does not know.
+    waiting_since: Option<std::time::Instant>,
     isolation: Isolation,
     /// What is wrong with the manifests now, and so has been logged.
     errors: BTreeSet<String>,
@@ -97,6 +117,8 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             shared,
             cluster: None,
             taken: Policies::new(),
+            policies_changed: false,
+            waiting_since: None,
             isolation: Isolation::default(),
             errors: BTreeSet::new(),
             findings: BTreeSet::new(),
@@ -119,13 +141,13 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         self
     }
 
-    /// Reads the manifests for the first time and applies them. With errors in them nothing is applied.
+    /// Reads for the first time and applies what there is. With errors in the manifests nothing is applied.
     ///
     /// When nft fails, the loop tries again.
     pub fn start(&mut self) -> Result<(), Vec<String>> {
         let read = self.read();
         self.note(&read);
-        self.apply(read?);
+        self.hear(read?);
         Ok(())
     }
 
@@ -153,14 +175,15 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                     read_at = Instant::now() + READ_EVERY.max(start.elapsed().saturating_mul(SHARE));
                     // Changed while it was read: it may have been read half way, and the next read is due anyway.
                     let since = *unsettled_since.get_or_insert_with(Instant::now);
-                    if changes.any() && since.elapsed() < AT_LATEST {
+                    let whole = matches!(read, Ok(Told::Events { .. }));
+                    if !whole && changes.any() && since.elapsed() < AT_LATEST {
                         continue;
                     }
                     unsettled_since = None;
                     self.note(&read);
                     self.complain(read.as_ref().err().map_or(&[], Vec::as_slice));
-                    if let Ok(cluster) = read {
-                        self.apply(cluster);
+                    if let Ok(told) = read {
+                        self.hear(told);
                     }
                 }
                 Turn::Retry => {
@@ -176,15 +199,17 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         }
     }
 
-    fn read(&mut self) -> Result<Cluster, Vec<String>> {
+    fn read(&mut self) -> Result<Told, Vec<String>> {
         let start = Instant::now();
         let read = self.source.read();
-        self.shared.metrics.read_duration.observe(start.elapsed().as_secs_f64());
+        if !matches!(read, Ok(Told::Events { .. })) {
+            self.shared.metrics.read_duration.observe(start.elapsed().as_secs_f64());
+        }
         read
     }
 
-    /// Tells how a read went, in metrics and readiness.
-    fn note(&self, read: &Result<Cluster, Vec<String>>) {
+    /// Tells how a read of a snapshot went, in metrics and readiness.
+    fn note(&self, read: &Result<Told, Vec<String>>) {
         let Shared { readiness, metrics, .. } = &self.shared;
         let outcome = match read {
             Err(errors) => {
@@ -192,7 +217,8 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 readiness.block(Cause::Manifests, lines);
                 Outcome::Failed
             }
-            Ok(cluster) => {
+            Ok(Told::Events { .. }) => return,
+            Ok(Told::Snapshot(cluster)) => {
                 readiness.clear(Cause::Manifests);
                 if self.cluster.as_ref() == Some(cluster) {
                     Outcome::Unchanged
@@ -217,6 +243,14 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         }
     }
 
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Snapshot(cluster) => self.apply(cluster),
+            Told::Events { events, since } if !events.is_empty() => self.follow(events, since),
+            Told::Events { .. } => {}
+        }
+    }
+
     fn apply(&mut self, cluster: Cluster) {
         if self.enforcer.is_held() && self.cluster.as_ref() == Some(&cluster) {
             // Not even compiled: the answer would be the same.
@@ -226,22 +260,58 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         let closed = self.isolation.close(&cluster);
         let result = self.bring(closed.as_ref().unwrap_or(&cluster));
         self.cluster = Some(cluster);
+        self.policies_changed = true;
         self.check_bridges();
         let result = self.or_isolate(result);
         self.settle(result);
     }
 
+    /// Brings the kernel to the cluster after these events. The work follows the events, unless a policy is closed: then
+    /// the whole cluster is looked through.
+    fn follow(&mut self, events: Vec<Event>, since: std::time::Instant) {
+        // Every source begins with a snapshot.
+        let Some(mut cluster) = self.cluster.take() else {
+            return;
+        };
+        self.waiting_since.get_or_insert(since);
+        let policies = events
+            .iter()
+            .any(|event| matches!(event, Event::Policy(_) | Event::PolicyGone(..)));
+        self.policies_changed |= policies;
+        for event in &events {
+            source::apply(&mut cluster, event.clone());
+        }
+        // nft has failed, and each attempt now is the whole table: only another policy may mend it before its time.
+        let patient = self.retry_at.is_some() && !policies;
+        if self.isolation.count() > 0 {
+            let closed = self.isolation.close(&cluster);
+            self.compile(|enforcer| enforcer.compile(closed.as_ref().unwrap_or(&cluster)));
+        } else {
+            self.compile(|enforcer| enforcer.take(events));
+        }
+        self.cluster = Some(cluster);
+        if !patient {
+            let result = self.enforcer.commit();
+            let result = self.or_isolate(result);
+            self.settle(result);
+        }
+    }
+
     /// Compiles a snapshot and brings the kernel to it.
     fn bring(&mut self, cluster: &Cluster) -> Result<Applied, ApplyError> {
+        self.compile(|enforcer| enforcer.compile(cluster));
+        self.enforcer.commit()
+    }
+
+    fn compile(&mut self, work: impl FnOnce(&mut Enforcer<K>)) {
         let start = Instant::now();
-        self.enforcer.compile(cluster);
+        work(&mut self.enforcer);
         self.shared
             .metrics
             .compile_duration
             .observe(start.elapsed().as_secs_f64());
         let summary = self.enforcer.summary();
         self.tell(&summary);
-        self.enforcer.commit()
     }
 
     /// When the kernel refused: closes the policies that it refuses, and tries again.
@@ -250,7 +320,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         let refused = match result {
             Err(ApplyError::Kernel(KernelError::Refused(why))) => why,
             Ok(applied) => {
-                self.taken = cluster.policies.clone();
+                if std::mem::take(&mut self.policies_changed) {
+                    self.taken = cluster.policies.clone();
+                }
                 return Ok(applied);
             }
             error => return error,
@@ -286,10 +358,22 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 self.shared.noted.held(&self.enforcer, &applied);
                 self.backoff.reset();
                 self.retry_at = None;
+                let since = self.waiting_since.take();
                 if applied.changed {
+                    if let Some(since) = since {
+                        metrics.event_to_kernel.observe(since.elapsed().as_secs_f64());
+                    }
                     metrics.apply_duration.observe(applied.duration.as_secs_f64());
                     metrics.operations.inc_by(applied.operations as u64);
-                    info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the manifests");
+                    // Pods come and go all day in a large cluster.
+                    match since {
+                        None => {
+                            info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the source")
+                        }
+                        Some(since) => {
+                            debug!(operations = applied.operations, took = ?applied.duration, lag = ?since.elapsed(), "the kernel follows the API server")
+                        }
+                    }
                     // What the table looks like now is what later looks are compared with.
                     self.check_at = Instant::now();
                 } else {

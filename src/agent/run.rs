@@ -20,7 +20,7 @@ use super::folder::{self, Folder};
 use super::http::{self, Shared};
 use super::live;
 use super::logs;
-use super::reconcile::{READ_EVERY, Read, Reconciler, news};
+use super::reconcile::{READ_EVERY, Read, Reconciler, Told, news};
 use super::source::{Access, Target, Timing, Watches};
 use crate::manifests::{self, Loaded};
 use crate::nft::{ClearError, Kernel, MarkMask, Nft, Settings};
@@ -205,7 +205,7 @@ impl Manifests {
 }
 
 impl Read for Manifests {
-    fn read(&mut self) -> Result<Cluster, Vec<String>> {
+    fn read(&mut self) -> Result<Told, Vec<String>> {
         match self.folder.arm() {
             Ok(()) => self.unwatched = false,
             Err(error) if !self.unwatched => {
@@ -222,7 +222,7 @@ impl Read for Manifests {
         for warning in news(&mut self.warnings, &warnings) {
             warn!("{warning}");
         }
-        Ok(loaded.cluster)
+        Ok(Told::Snapshot(loaded.cluster))
     }
 }
 

@@ -411,6 +411,148 @@ async fn a_policy_that_the_kernel_refuses_at_the_start_is_closed() {
     assert!(shelf.table().contains("10.244.1.2 . tcp . 80,"), "{}", shelf.table());
 }
 
+/// Plays a scene beside the loop, which has started with a snapshot and then hears the events that the scene sends.
+async fn play_events(first: Cluster, scene: impl AsyncFnOnce(&Stage, &mpsc::UnboundedSender<Event>)) {
+    struct Script {
+        first: Option<Cluster>,
+        events: mpsc::UnboundedReceiver<Event>,
+    }
+    impl Read for Script {
+        fn read(&mut self) -> Result<Told, Vec<String>> {
+            if let Some(cluster) = self.first.take() {
+                return Ok(Told::Snapshot(cluster));
+            }
+            let events = std::iter::from_fn(|| self.events.try_recv().ok()).collect();
+            let since = std::time::Instant::now();
+            Ok(Told::Events { events, since })
+        }
+    }
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let source = Script {
+        first: Some(first),
+        events: receiver,
+    };
+    let (shelf, shared) = (Shelf::default(), Shared::default());
+    let enforcer = Enforcer::new("node-1".into(), Mode::Enforce, shelf.clone());
+    let mut reconciler = Reconciler::new(source, enforcer, shared.clone());
+    reconciler.start().expect("a snapshot");
+    let (events, mut changes) = folder::changes();
+    let stage = Stage { shelf, shared, events };
+    tokio::select! {
+        biased;
+        () = scene(&stage, &sender) => {}
+        () = reconciler.run(&mut changes, std::future::pending()) => panic!("nobody stopped the loop"),
+    }
+}
+
+/// Sends events, and waits until the loop has dealt with them, but not for so long that it tries again what failed.
+async fn send(stage: &Stage, sender: &mpsc::UnboundedSender<Event>, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        sender.send(event).expect("the loop lives");
+    }
+    stage.events.try_send(()).expect("the loop lives");
+    sleep(Duration::from_millis(100)).await;
+}
+
+fn at(address: &str) -> Event {
+    let pod = cluster(&[]).pods.into_values().next().expect("one pod");
+    Event::Pod(Arc::new(Pod {
+        addresses: vec![address.parse().expect("an address")],
+        ..Pod::clone(&pod)
+    }))
+}
+
+fn policies(cluster: Cluster) -> Vec<Event> {
+    cluster.policies.into_values().map(Event::Policy).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_followed_and_those_that_change_nothing_apply_nothing() {
+    play_events(cluster(&["a"]), async |stage, sender| {
+        let tried = stage.shelf.tried();
+        send(stage, sender, [at("10.244.1.2")]).await;
+        assert_eq!(stage.shelf.tried(), tried);
+        assert!(stage.metric("event_to_kernel_seconds_count 0"));
+
+        send(stage, sender, [at("10.244.1.9")]).await;
+        let table = stage.shelf.table();
+        assert!(table.contains("10.244.1.9") && !table.contains("10.244.1.2"), "{table}");
+        assert_eq!(stage.shelf.tried(), tried + 1);
+        assert!(!replaces(stage.shelf.world().tried.last()), "only what changed");
+        assert!(stage.metric("event_to_kernel_seconds_count 1"));
+
+        let gone = policies(cluster(&["a"])).remove(0);
+        let Event::Policy(policy) = gone else {
+            panic!("a policy")
+        };
+        send(stage, sender, [Event::PolicyGone(policy.tier, policy.name.clone())]).await;
+        assert!(!stage.shelf.table().contains("10.244.1.9"), "{}", stage.shelf.table());
+        assert!(stage.shared.readiness.is_ready());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nft_fails_pods_wait_for_the_next_attempt_and_policies_do_not() {
+    play_events(cluster(&["a"]), async |stage, sender| {
+        let before = stage.shelf.table();
+        stage.shelf.world().failures = 1;
+        send(stage, sender, [at("10.244.1.3")]).await;
+        stage.not_ready("kernel: ");
+        let tried = stage.shelf.tried();
+        send(stage, sender, [at("10.244.1.4")]).await;
+        assert_eq!((stage.shelf.tried(), stage.shelf.table()), (tried, before));
+        send(stage, sender, policies(cluster(&["egress"]))).await;
+        assert!(
+            replaces(stage.shelf.world().tried.last()),
+            "what the kernel holds is not certain"
+        );
+        let table = stage.shelf.table();
+        assert!(table.contains("10.244.1.4") && !table.contains("10.244.1.3"), "{table}");
+        assert!(stage.shared.readiness.is_ready());
+
+        stage.shelf.world().failures = 1;
+        send(stage, sender, [at("10.244.1.5")]).await;
+        send(stage, sender, [at("10.244.1.6")]).await;
+        stage.not_ready("kernel: ");
+        sleep(Duration::from_secs(2)).await;
+        assert!(stage.shelf.table().contains("10.244.1.6"), "time passes");
+        assert!(stage.shared.readiness.is_ready());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_the_kernel_refuses_stays_closed_while_pods_come_and_go() {
+    play_events(cluster(&["egress"]), async |stage, sender| {
+        stage.shelf.world().refuses = Some(". 666 ");
+        let both = with_port(with_port(cluster(&[]), "bad", 666), "good", 80);
+        send(stage, sender, policies(both)).await;
+        let warned = |stage: &Stage| stage.shared.readiness.report().expect("ready").contains("shop/bad");
+        assert!(warned(stage) && stage.metric("isolated_policies 1"));
+
+        send(stage, sender, [at("10.244.1.7")]).await;
+        let table = stage.shelf.table();
+        assert!(
+            table.contains("10.244.1.7 . tcp . 80,") && !table.contains("666"),
+            "{table}"
+        );
+        assert!(warned(stage));
+
+        send(stage, sender, policies(with_port(cluster(&[]), "bad", 667))).await;
+        let table = stage.shelf.table();
+        assert!(table.contains("10.244.1.7 . tcp . 667,"), "{table}");
+        send(stage, sender, [at("10.244.1.8")]).await;
+        let table = stage.shelf.table();
+        assert!(
+            table.contains("10.244.1.8 . tcp . 667,") && table.contains("10.244.1.8 . tcp . 80,"),
+            "{table}"
+        );
+        assert_eq!(stage.shared.readiness.report(), Ok("ready\n".to_owned()));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_others_do_to_the_table_is_undone() {
     play(cluster(&["a"]), 0, async |stage| {

@@ -124,6 +124,20 @@ impl Watches {
         }
     }
 
+    /// Waits until there may be changes, and takes none: they go on gathering for [`Waiting::take`]. Dropped before it is done,
+    /// it loses nothing.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            () = self.shared.changed() => {}
+            Some(ended) = self.tasks.join_next() => error!("a watch has ended: {ended:?}; restart the agent, and please report this"),
+        }
+    }
+
+    /// The changes that nobody has taken yet.
+    pub(in crate::agent) fn waiting(&self) -> Waiting {
+        Waiting(self.shared.clone())
+    }
+
     /// How the watches fare.
     pub fn health(&self) -> BTreeMap<Resource, Health> {
         self.shared.health()
@@ -132,6 +146,19 @@ impl Watches {
     /// Whether every watch has been complete.
     pub fn is_synced(&self) -> bool {
         self.health().values().all(|health| health.synced)
+    }
+}
+
+/// Changes that wait to be taken: of each object the last, however long nobody takes them.
+pub(in crate::agent) struct Waiting(Arc<Shared>);
+
+impl Waiting {
+    /// What has changed since the last call, and since when; none when nothing has, or not every watch is complete.
+    pub(in crate::agent) fn take(&self) -> Option<(Vec<Event>, Instant)> {
+        match self.0.try_take()? {
+            Taken::Events(events, since) => Some((events, since)),
+            Taken::Ready(_) => None,
+        }
     }
 }
 

@@ -144,7 +144,13 @@ impl Shared {
         }
     }
 
-    fn try_take(&self) -> Option<Taken> {
+    /// Waits for changes without taking them; may end early. Dropped before it is done, it loses nothing.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What there is to take now.
+    pub(super) fn try_take(&self) -> Option<Taken> {
         let mut state = self.state();
         if !state.is_due() {
             return None;
