@@ -250,7 +250,12 @@ fn the_mode_of_a_namespace_regroups_the_pods_of_its_policies() {
 fn a_snapshot_in_which_only_the_mode_of_a_namespace_differs_is_followed() {
     let mut cluster = shop([policy("db", Some("db"), Some("api"), None)]);
     let mut compiler = Compiler::new(&cluster, Subjects::All);
-    for (step, audited) in [(AUDIT, true), (Some(Enforcement::Enforce), false), (AUDIT, true), (None, false)] {
+    for (step, audited) in [
+        (AUDIT, true),
+        (Some(Enforcement::Enforce), false),
+        (AUDIT, true),
+        (None, false),
+    ] {
         cluster.add_namespace(annotated(step));
         for event in compiler.events_to(&cluster) {
             compiler.apply(event);
