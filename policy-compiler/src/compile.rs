@@ -219,7 +219,10 @@ impl Compiler {
         events.extend(nodes.cloned().map(Event::Node));
         let known: FxHashMap<&Name, &Labels> = population.namespaces().collect();
         let namespaces = cluster.namespaces.values();
-        let namespaces = namespaces.filter(|n| known.get(&n.name).is_none_or(|labels| **labels != n.labels));
+        let namespaces = namespaces.filter(|n| {
+            let other_mode = self.enforcement.get(&n.name).copied() != n.enforcement;
+            other_mode || known.get(&n.name).is_none_or(|labels| **labels != n.labels)
+        });
         events.extend(namespaces.cloned().map(Event::Namespace));
         let new = |pod: &&Arc<Pod>| !pod.ended && population.index(&pod.name).is_none_or(|i| population.pod(i) != *pod);
         events.extend(cluster.pods.values().filter(new).cloned().map(Event::Pod));

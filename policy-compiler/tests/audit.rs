@@ -245,6 +245,27 @@ fn the_mode_of_a_namespace_regroups_the_pods_of_its_policies() {
     assert_eq!(group(compiler.table(), "db").map(|g| g.audited), Some(false));
 }
 
+/// Also where only a snapshot tells of it, as a folder of manifests does.
+#[test]
+fn a_snapshot_in_which_only_the_mode_of_a_namespace_differs_is_followed() {
+    let mut cluster = shop([policy("db", Some("db"), Some("api"), None)]);
+    let mut compiler = Compiler::new(&cluster, Subjects::All);
+    for (step, audited) in [
+        (AUDIT, true),
+        (Some(Enforcement::Enforce), false),
+        (AUDIT, true),
+        (None, false),
+    ] {
+        cluster.add_namespace(annotated(step));
+        for event in compiler.events_to(&cluster) {
+            compiler.apply(event);
+        }
+        let db = group(compiler.table(), "db").map(|g| g.audited);
+        assert_eq!(db, Some(audited), "{step:?}");
+        assert_eq!(compiler.events_to(&cluster), []);
+    }
+}
+
 #[test]
 fn a_policy_goes_on_trial_and_comes_into_force() {
     let mut cluster = shop([]);

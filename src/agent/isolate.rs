@@ -10,7 +10,8 @@ use policy_compiler::policy::{Action, Peers, Policy, PolicyName, Ports, Rule, Ti
 use super::enforcer::ApplyError;
 use crate::nft::KernelError;
 
-/// More refused policies than this are not told apart: whatever was not cleared by then is closed as well.
+/// More refused policies than this are not told apart: whatever was not cleared by then is closed as well, in their namespaces,
+/// and if that does not help, everywhere.
 const MOST: usize = 4;
 
 /// What a cluster calls a policy.
@@ -125,6 +126,13 @@ fn search<E>(
             return Ok(Some(guilty));
         }
         if guilty.len() == MOST {
+            // First those of the same namespaces: a tenant's many refused policies shall not close the others'.
+            let owners: BTreeSet<_> = guilty.iter().map(|(_, name)| name.namespace.clone()).collect();
+            let theirs = after(good).filter(|(_, name)| owners.contains(&name.namespace));
+            let theirs: BTreeSet<Key> = theirs.chain(guilty.iter().cloned()).collect();
+            if !refused(theirs.clone())? {
+                return Ok(Some(theirs));
+            }
             guilty.extend(after(good));
             return Ok(Some(guilty));
         }

@@ -1,7 +1,7 @@
 //! A CNI with a bridge: pods of one node are neighbours, so that even neighbour discovery between them is forwarded, and
-//! seen by the rules where the node sets `bridge-nf-call-ip6tables`.
+//! seen by the rules where the node sets `bridge-nf-call-ip6tables`; and they share what is addressed to nobody in particular.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,41 +56,9 @@ spec:
 
 /// Denied everything, pods on a bridge still learn each other's hardware address, and not a byte more.
 pub(crate) fn pods_on_a_bridge_find_each_other() -> Result {
-    if !Path::new("/proc/sys/net/bridge/bridge-nf-call-ip6tables").exists() {
-        println!("NOT RUN: pods_on_a_bridge_find_each_other: this kernel has no br_netfilter");
+    let Some([node, client, server]) = bridge("br0", "pods_on_a_bridge_find_each_other")? else {
         return Ok(());
-    }
-    let (node, client, server) = (
-        Netns::new("the node")?,
-        Netns::new("the client")?,
-        Netns::new("the server")?,
-    );
-    for netns in [&node, &client, &server] {
-        netns.sysctl(&[
-            ("ipv6/conf/default/disable_ipv6", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv4/tcp_syn_retries", "2"),
-        ])?;
-    }
-    let calls = node.sysctl(&[
-        ("bridge/bridge-nf-call-iptables", "1"),
-        ("bridge/bridge-nf-call-ip6tables", "1"),
-    ]);
-    if let Err(error) = calls {
-        println!("NOT RUN: pods_on_a_bridge_find_each_other: {error}");
-        return Ok(());
-    }
-    node.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n\
-             addr add 10.77.0.1/24 dev br0\naddr add fd00:77::1/64 dev br0 nodad\n")?;
-    for (number, pod) in [(2, &client), (3, &server)] {
-        let path = pod.path();
-        node.ip(&format!(
-            "link add p{number} type veth peer name eth0 netns {path}\nlink set p{number} master br0 up\n"
-        ))?;
-        pod.ip(&format!(
-            "link set eth0 up\naddr add 10.77.0.{number}/24 dev eth0\naddr add fd00:77::{number}/64 dev eth0 nodad\n"
-        ))?;
-    }
+    };
     let nft = Nft {
         program: program("nft")?.into(),
         ..Nft::default()
@@ -120,4 +88,151 @@ pub(crate) fn pods_on_a_bridge_find_each_other() -> Result {
         }
     }
     Ok(())
+}
+
+/// A node, the client and the server on a bridge of this name whose packets meet the rules; none where that cannot be had.
+fn bridge(name: &str, test: &str) -> Result<Option<[Netns; 3]>> {
+    if !Path::new("/proc/sys/net/bridge/bridge-nf-call-ip6tables").exists() {
+        println!("NOT RUN: {test}: this kernel has no br_netfilter");
+        return Ok(None);
+    }
+    let (node, client, server) = (
+        Netns::new("the node")?,
+        Netns::new("the client")?,
+        Netns::new("the server")?,
+    );
+    for netns in [&node, &client, &server] {
+        netns.sysctl(&[
+            ("ipv6/conf/default/disable_ipv6", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv4/tcp_syn_retries", "2"),
+        ])?;
+    }
+    let calls = node.sysctl(&[
+        ("bridge/bridge-nf-call-iptables", "1"),
+        ("bridge/bridge-nf-call-ip6tables", "1"),
+    ]);
+    if let Err(error) = calls {
+        println!("NOT RUN: {test}: {error}");
+        return Ok(None);
+    }
+    node.ip(&format!(
+        "link add {name} type bridge mcast_snooping 0\nlink set {name} up\n\
+         addr add 10.77.0.1/24 dev {name}\naddr add fd00:77::1/64 dev {name} nodad\n"
+    ))?;
+    for (number, pod) in [(2, &client), (3, &server)] {
+        let path = pod.path();
+        node.ip(&format!(
+            "link add p{number} type veth peer name eth0 netns {path}\nlink set p{number} master {name} up\n"
+        ))?;
+        pod.ip(&format!(
+            "link set eth0 address 02:00:00:00:77:0{number} up\naddr add 10.77.0.{number}/24 brd + dev eth0\naddr add fd00:77::{number}/64 dev eth0 nodad\n"
+        ))?;
+    }
+    Ok(Some([node, client, server]))
+}
+
+/// Where it is told how to close the ways between pods of one bridge that policy does not see.
+const MANUAL: &str = include_str!("../../docs/agent.md");
+
+/// The server may be reached by nobody.
+const DENY_INGRESS: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-ingress, namespace: shop}
+spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
+";
+
+/// The escapes that the manual names are real, and its rules close each of them and nothing else. (Not shown: frames with a VLAN tag,
+/// which take a raw socket.)
+pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result {
+    let Some([node, client, server]) = bridge("cni0", "the_rules_of_the_manual_close_what_escapes_on_a_bridge")? else {
+        return Ok(());
+    };
+    let rules = MANUAL
+        .split("```")
+        .find(|block| block.contains("table inet pod_bridge"));
+    let rules = rules.ok_or("the manual has no such rules")?;
+    let nft = Nft {
+        program: program("nft")?.into(),
+        ..Nft::default()
+    };
+    let mut enforcer = Enforcer::new("node".into(), Mode::Enforce, nft);
+    let link = ip(&server, &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
+    let link = link.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+    let link: std::net::Ipv6Addr = link.ok_or("the server has no link-local address")?.parse()?;
+    let scope: u32 = client
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/igmp6"))??
+        .lines()
+        .find_map(|line| {
+            line.split_whitespace()
+                .collect::<Vec<_>>()
+                .get(..2)
+                .filter(|w| w[1] == "eth0")
+                .map(|w| w[0].parse())
+        })
+        .ok_or("the client has no eth0")??;
+    let link_local = |address| SocketAddr::V6(std::net::SocketAddrV6::new(address, 53, 0, scope));
+    let ways: [(&str, &str, SocketAddr); 5] = [
+        ("a broadcast to the subnet", "10.77.0.2", "10.77.0.255:53".parse()?),
+        ("a broadcast", "10.77.0.2", "255.255.255.255:53".parse()?),
+        ("a multicast", "10.77.0.2", "224.0.0.1:53".parse()?),
+        ("an IPv6 multicast", "fd00:77::2", link_local("ff02::1".parse()?)),
+        ("a link-local address", "::", link_local(link)),
+    ];
+    let listeners = ["0.0.0.0", "::"].map(|any| server.run(|| listen(any)));
+    let [v4, v6] = listeners;
+    let (v4, v6) = (v4??, v6??);
+    let heard = |from: &str, to: SocketAddr, wait: Duration| -> Result<bool> {
+        let listener = if to.is_ipv4() { &v4 } else { &v6 };
+        client.run(|| -> std::io::Result<()> {
+            let socket = UdpSocket::bind((from, 0))?;
+            socket.set_broadcast(true)?;
+            socket.send_to(b"hello", to).map(drop)
+        })??;
+        listener.set_read_timeout(Some(wait))?;
+        Ok(listener.recv_from(&mut [0; 16]).is_ok())
+    };
+    let (soon, long) = (Duration::from_millis(400), Duration::from_secs(5));
+    let (server4, server6): (SocketAddr, SocketAddr) = ("10.77.0.3:53".parse()?, "[fd00:77::3]:53".parse()?);
+    let mut apply = |policies: &str| -> Result {
+        let loaded = manifests::parse("bridge.yaml", &format!("{CLUSTER}{policies}")).map_err(|e| e.to_string())?;
+        node.run(|| enforcer.apply(&loaded.cluster))??;
+        Ok(())
+    };
+    apply(DENY_INGRESS)?;
+    for to in [server4, server6] {
+        let from = if to.is_ipv4() { "10.77.0.2" } else { "fd00:77::2" };
+        must(
+            !heard(from, to, soon)?,
+            format!("{to} is reached although no rule admits it"),
+        )?;
+    }
+    for (what, from, to) in ways {
+        must(
+            heard(from, to, long)?,
+            format!("{what} does not escape: the manual may forget it"),
+        )?;
+    }
+    node.nft(rules)?;
+    for (what, from, to) in ways {
+        must(
+            !heard(from, to, soon)?,
+            format!("{what} escapes the rules of the manual"),
+        )?;
+    }
+    // What policy allows passes, and neighbours are still found.
+    apply("")?;
+    for (from, to) in [("10.77.0.2", server4), ("fd00:77::2", server6)] {
+        ip(&client, &["neigh", "flush", "dev", "eth0"])?;
+        must(heard(from, to, long)?, format!("{to} is not reached any more"))?;
+    }
+    Ok(())
+}
+
+/// For datagrams to all addresses of one family.
+fn listen(any: &str) -> std::io::Result<UdpSocket> {
+    let any: IpAddr = any.parse().map_err(std::io::Error::other)?;
+    UdpSocket::bind((any, 53))
 }

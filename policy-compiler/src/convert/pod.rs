@@ -83,13 +83,18 @@ pub(super) fn template(object: Option<&PodTemplateSpec>, path: &Path<'_>, errors
     }
 }
 
-/// The workload of the controller that owns an object.
+/// The workload of the controller that owns an object; none when its kind or name is nothing that an object can have.
 pub(super) fn owner(meta: &ObjectMeta, labels: &Labels) -> Option<Workload> {
     let owner = meta
         .owner_references
         .iter()
         .flatten()
         .find(|o| o.controller == Some(true))?;
+    // The API server takes any text here from whoever may make pods, and people read it in terminals.
+    let fit = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != '/');
+    if !fit(&owner.kind) || !fit(&owner.name) {
+        return None;
+    }
     let (kind, name) = match owner.kind.as_str() {
         "Node" => return None,
         "ReplicaSet" => match labels

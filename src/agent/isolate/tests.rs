@@ -94,7 +94,36 @@ fn what_has_changed_is_suspected_first() {
 fn too_many_are_closed_together() {
     let none = Policies::new();
     let guilty: Vec<usize> = (10..100).collect();
-    check(100, &none, &guilty, &guilty, 2 + 8 * MOST);
+    check(100, &none, &guilty, &guilty, 3 + 8 * MOST);
+}
+
+#[test]
+fn too_many_of_one_namespace_close_nothing_elsewhere() {
+    let mut cluster = cluster(20);
+    let of = |number: usize, namespace: &str| Policy {
+        name: PolicyName {
+            namespace: Some(namespace.into()),
+            ..policy(number).name
+        },
+        ..policy(number)
+    };
+    (0..20).for_each(|number| cluster.add_policy(of(number, "a-tenant")));
+    let refused =
+        |p: &Policy| p.name.namespace == of(0, "a-tenant").name.namespace && p.name.name != policy(3).name.name;
+    let mut isolation = Isolation::default();
+    let found = isolation.seek(&cluster, &Policies::new(), |candidate| {
+        match candidate.policies.values().any(|p| refused(p) && open(p)) {
+            true => Err(KernelError::Refused("as the test says".to_owned()).into()),
+            false => Ok(()),
+        }
+    });
+    assert!(found.expect("only refusals"));
+    let closed = isolation.close(&cluster).expect("some are closed");
+    let open_here = |namespace: &str| {
+        let of = |p: &&Arc<Policy>| p.name.namespace == of(0, namespace).name.namespace && open(p);
+        closed.policies.values().filter(of).count()
+    };
+    assert_eq!((open_here("shop"), open_here("a-tenant")), (20, 1));
 }
 
 #[test]

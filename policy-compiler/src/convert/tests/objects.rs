@@ -140,6 +140,10 @@ fn a_pod_belongs_to_the_workload_of_its_controller() {
     );
     check("{}", "kind: StatefulSet, name: db", None);
     check("{}", "kind: Node, name: worker-1, controller: true", None);
+    // Whoever may make pods may write anything there; nobody's terminal shall obey it.
+    check("{}", r#"kind: Job, name: "a\nshop/db", controller: true"#, None);
+    check("{}", r#"kind: "Job\e[31m", name: a, controller: true"#, None);
+    check("{}", "kind: Job, name: '', controller: true", None);
 }
 
 #[test]
