@@ -7,6 +7,7 @@ use policy_compiler::compile::{Subjects, compile};
 
 use super::{Finding, Verdict};
 use crate::manifests;
+use crate::nft::foreign::Named;
 use crate::nft::{Kernel, KernelError, Nft, Settings, render, replace};
 
 /// A node whose table has every sort of rule, set and map that rendering knows.
@@ -40,7 +41,13 @@ pub(super) fn check(nft: &Nft) -> Vec<Finding> {
         }
     };
     let (permission, kernel) = features(dry_run(nft));
-    vec![version, permission, kernel, enforcers(nft), flowtables(nft)]
+    vec![
+        version,
+        permission,
+        kernel,
+        enforcers(nft),
+        flowtables(nft.flowtables()),
+    ]
 }
 
 /// Has the kernel judge the sample's whole table, without taking it.
@@ -108,9 +115,9 @@ fn enforcers(nft: &Nft) -> Finding {
     )
 }
 
-fn flowtables(nft: &Nft) -> Finding {
+fn flowtables(listed: Result<Vec<Named>, KernelError>) -> Finding {
     const CHECK: &str = "flowtables";
-    match nft.flowtables() {
+    match listed {
         Ok(found) if found.is_empty() => Finding::ok(CHECK, "no connection is offloaded past the rules"),
         Ok(found) => {
             let names: Vec<String> = found
@@ -164,6 +171,22 @@ mod tests {
             (Verdict::Failed, Verdict::Skipped)
         );
         assert_eq!(verdicts(Err(KernelError::NoNfTables)), (Verdict::Ok, Verdict::Failed));
+    }
+
+    #[test]
+    fn a_flowtable_is_worth_a_look() {
+        assert_eq!(flowtables(Ok(Vec::new())).verdict, Verdict::Ok);
+        let fast = Named {
+            family: "inet".to_owned(),
+            table: "router".to_owned(),
+            name: Some("fast".to_owned()),
+        };
+        let finding = flowtables(Ok(vec![fast]));
+        assert_eq!(
+            (finding.verdict, finding.found.as_str()),
+            (Verdict::Warning, "inet router fast")
+        );
+        assert_eq!(flowtables(Err(KernelError::NotPermitted)).verdict, Verdict::Skipped);
     }
 
     #[test]

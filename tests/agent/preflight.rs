@@ -32,9 +32,6 @@ fn a_node_is_fit_until_somebody_else_enforces() {
 
         nft("add table ip filter");
         assert_eq!(verdicts(&root), (0, fit.clone()), "a table of anybody is no enforcer");
-        nft("add flowtable ip filter fast { hook ingress priority 0; devices = { lo }; }");
-        let (code, warned) = verdicts(&root);
-        assert_eq!((code, warned["flowtables"].as_str()), (0, "warning"));
         nft("add chain ip filter cali-FORWARD");
         let (code, unfit) = verdicts(&root);
         assert_eq!((code, unfit["enforcers"].as_str()), (1, "failed"));
