@@ -320,13 +320,8 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn rendered_rules_say_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
-        let table = compile(&cluster, &Subjects::All);
-        check(&cluster, &table, &render(&table, Settings::default()))?;
-    }
+    // Each traces three or four clusters.
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// From one cluster to an unrelated one, and on.
     #[test]
@@ -338,6 +333,16 @@ proptest! {
             world.cluster = cluster;
             world.trace()?;
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rendered_rules_say_what_the_table_says(cluster in testing::cluster(Tiers::All)) {
+        let table = compile(&cluster, &Subjects::All);
+        check(&cluster, &table, &render(&table, Settings::default()))?;
     }
 
     /// Event by event, and several at once.

@@ -98,7 +98,7 @@ impl Listing {
     }
 
     /// What a listing of this ruleset would be, with rules as nft text.
-    pub(super) fn of(ruleset: &Ruleset) -> Self {
+    pub(crate) fn of(ruleset: &Ruleset) -> Self {
         let chains = ruleset.chains.iter().map(|(name, rules)| {
             let hook = text::hook(*name).into_iter();
             (

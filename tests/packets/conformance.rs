@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use palisade::manifests;
 use palisade::nft::Mode;
@@ -24,8 +25,33 @@ const LEFT_OUT: [(&str, &str); 1] = [(
     "nothing can be sent to or from a pod without an address; the sandbox would give it one",
 )];
 
-/// How many sandboxes are at work at once: most of the time is spent listening to silence.
+/// How many sandboxes are at work at once, of all groups together: most of the time is spent listening to silence, and
+/// many more would not fit into the machine's table of neighbours.
 const AT_ONCE: usize = 8;
+
+/// How many more may be built.
+static SEATS: (Mutex<usize>, Condvar) = (Mutex::new(AT_ONCE), Condvar::new());
+
+/// The right to one more sandbox, until it is dropped.
+pub(crate) struct Seat;
+
+impl Seat {
+    /// Waits until fewer than [`AT_ONCE`] are taken.
+    pub(crate) fn take() -> Seat {
+        let (free, given_back) = (&SEATS.0, &SEATS.1);
+        let free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = (given_back.wait_while(free, |free| *free == 0)).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Seat
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        *SEATS.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        SEATS.1.notify_one();
+    }
+}
 
 /// How many scenarios a sandbox plays; more of one cluster are played in several at once.
 const SCENARIOS: usize = 8;
@@ -178,6 +204,7 @@ fn complete(mut cluster: Cluster, second_family: bool) -> Result<(Cluster, Clust
 }
 
 fn play_all(play: &Play, wiring: Wiring) -> Result {
+    let _seat = Seat::take();
     let mut extra_ports: BTreeSet<(Protocol, u16)> = Protocol::ALL.into_iter().map(|p| (p, UNNAMED)).collect();
     let mut client = Options::default().client;
     for scenario in &play.scenarios {

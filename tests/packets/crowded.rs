@@ -4,7 +4,7 @@
 //! connection that was never answered, or drops the packet that would open another.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade::nft::Mode;
 use palisade::sandbox::{Flow, Place};
@@ -41,6 +41,12 @@ spec:
 
 /// A table of more than this takes too long to fill.
 const MOST: usize = 400_000;
+
+/// How long filling it may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long an unanswered datagram is remembered: longer than filling the table takes.
+const REMEMBERED: &str = "120";
 
 /// A number of connection tracking in the namespace of node `a`.
 fn tracked(world: &World, what: &str) -> Result<usize> {
@@ -98,18 +104,27 @@ pub(crate) fn a_full_connection_table_lets_nothing_pass() -> Result {
         format!("{before} connections before the denied ones, {after} after"),
     )?;
 
+    let timeout = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
+    (world.netns(&node("a"))?).run(|| std::fs::write(timeout, REMEMBERED))??;
     let most = tracked(&world, "max")?;
     if most > MOST {
         println!("NOT RUN: a full connection table: this machine's takes {most} connections, too many to fill");
         return Ok(());
     }
-    datagrams(&world, &Place::Client, most + 65_535)?;
-    let count = tracked(&world, "count")?;
+    // On a busy machine queues overflow and some are lost: others are sent in their place.
+    let start = Instant::now();
+    let mut count = 0;
+    while count * 10 <= most * 9 {
+        must(
+            start.elapsed() < PATIENCE,
+            format!("only {count} of {most} connections are there"),
+        )?;
+        datagrams(&world, &Place::Client, most - count)?;
+        count = tracked(&world, "count")?;
+    }
     println!("{count} of {most} connections");
-    must(
-        count * 10 > most * 9,
-        format!("only {count} of {most} connections are there"),
-    )?;
+    // A full table, whatever was lost.
+    datagrams(&world, &Place::Client, 65_535)?;
     must(
         flow.exchange(Duration::from_secs(5)) && flow.push(Duration::from_secs(5)),
         "a connection that was there stands still",

@@ -19,7 +19,7 @@ use policy_compiler::testing::{self, Tiers};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::conformance::observe;
+use crate::conformance::{Seat, observe};
 use crate::plan::{Expected, UNNAMED, edges, plan, ports};
 use crate::world::{Result, World, marks, must, with_marks};
 
@@ -83,6 +83,7 @@ pub(crate) fn clusters() -> Result {
 
 /// Plays one cluster; says how many probes that took, and how many of them passed because policies were audited.
 fn play(seed: u64) -> Result<(u64, u64)> {
+    let _seat = Seat::take();
     let mut random = Random::new(seed);
     let states = random.states()?;
     let mut extra_ports: BTreeSet<(Protocol, u16)> = Protocol::ALL.into_iter().map(|p| (p, UNNAMED)).collect();
@@ -175,7 +176,8 @@ impl Random {
                     cluster.add_pod(pod);
                 }
             }
-            if cluster.pods.len() >= 3 && cluster.policies.len() >= 2 {
+            let enough = cluster.pods.len() >= 3 && cluster.policies.len() >= 2;
+            if enough && has_whole_nodes(&cluster) {
                 return Ok(cluster);
             }
         }
@@ -228,6 +230,15 @@ impl Random {
         });
         Ok(Some("the client's addresses are those of z/newcomer".to_owned()))
     }
+}
+
+/// Whether every node has an address of each family and shares none: others can be known, and not built.
+fn has_whole_nodes(cluster: &Cluster) -> bool {
+    let mut seen = BTreeSet::new();
+    cluster.nodes.values().all(|node| {
+        let families: BTreeSet<bool> = node.addresses.iter().map(IpAddr::is_ipv4).collect();
+        families.len() == 2 && node.addresses.iter().all(|address| seen.insert(address))
+    })
 }
 
 fn labels() -> impl Strategy<Value = Labels> {

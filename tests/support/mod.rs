@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 use palisade::sandbox::become_root_in_user_namespace;
 
+/// How many tests run at once when nobody says otherwise. Not more: all namespaces of a machine share its table of
+/// neighbours, which holds about a thousand (`net.ipv4.neigh.default.gc_thresh3`).
+const THREADS: usize = 4;
+
 /// A test by name.
 pub(crate) type Test = (&'static str, fn() -> Result<(), Failed>);
 
@@ -17,7 +21,9 @@ pub(crate) fn run(name: &str, tests: Vec<Test>) -> ExitCode {
 
 /// The same for tests that are more than a function.
 pub(crate) fn run_trials(name: &str, trials: Vec<Trial>) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // They spend most of their time listening to silence.
+    arguments.test_threads.get_or_insert(THREADS);
     if let Err(error) = become_root_in_user_namespace() {
         println!("\nNOT RUN: {} tests of {name}: {error}\n", trials.len());
         return ExitCode::SUCCESS;
