@@ -543,7 +543,7 @@ proptest! {
         let table = compile(&cluster, &Subjects::All);
         let mut ruleset = render(&table, Settings::default());
         let (old, now) = (mask().place(1), mask().place(2));
-        ruleset.chains.insert(ChainName::Forward, Marks::Verified(mask(), 2).base_chain());
+        ruleset.chains.extend(Marks::Verified(mask(), 2).base_chains());
         let tracer = Tracer::new(&ruleset);
         let ends = addressed(&cluster, &table);
         for from in &ends {
