@@ -211,9 +211,8 @@ pub(crate) fn the_agent_may_be_killed_at_any_document() -> Result {
                 }
                 stand_in.plan(&format!("{document} {when} kill"))?;
                 agent.policies(&format!("{POLICIES}{MORE}"))?;
-                match at_start {
-                    true => agent.start()?,
-                    false => {}
+                if at_start {
+                    agent.start()?;
                 }
                 let wanted = if at_start { 1 } else { 2 };
                 // It ends, or needs fewer documents than this.
