@@ -104,6 +104,16 @@ pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<
     })))
 }
 
+/// `meta nfproto ipv6`
+pub(super) fn is_family(family: Family) -> Statement<'static> {
+    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Nfproto }));
+    let name = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    compare(left, Operator::EQ, text(name))
+}
+
 /// `meta l4proto tcp`
 pub(super) fn packet_protocol(number: u8) -> Statement<'static> {
     let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));

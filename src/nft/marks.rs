@@ -32,10 +32,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use policy_compiler::policy::Direction;
 use thiserror::Error;
 
 use super::expressions::{accept, back, is_confirmed, is_in, is_unconfirmed, mark_is, mark_is_not, set_mark, subject};
-use super::names::{ChainName, SetName, Side};
+use super::names::{ChainName, Family, SetName, Side};
 use super::render_base;
 use super::ruleset::Rule;
 use super::transaction::{Operation, OperationError};
@@ -140,20 +141,19 @@ impl Marks {
         }
     }
 
-    /// The rules after all others: whatever comes here has been judged at both ends, and passes.
+    /// The rules after all others of a family: whatever comes here has been judged at both ends, and passes.
     ///
     /// A packet that passes though it is denied would not be counted again if it were marked: connections of ends that only
     /// audited policies judge are never marked, and where nothing is enforced there is [`Marks::None`].
-    pub(super) fn last(self) -> Vec<Rule> {
+    pub(super) fn last(self, family: Family) -> Vec<Rule> {
         match self {
             Marks::None | Marks::Judging(_) => Vec::new(),
             Marks::Verified(mask, generation) => {
-                let mut rules: Vec<Rule> = Side::all()
-                    .map(|side| {
-                        let end = subject(side.direction, side.family);
-                        Rule::new([is_in(end, SetName::Audited(side)), back()])
-                    })
-                    .collect();
+                let audited = |direction| {
+                    let end = subject(direction, family);
+                    Rule::new([is_in(end, SetName::Audited(Side { direction, family })), back()])
+                };
+                let mut rules: Vec<Rule> = Direction::BOTH.map(audited).into();
                 rules[0] = rules[0]
                     .clone()
                     .commented("each packet that would be denied is counted");
@@ -166,18 +166,18 @@ impl Marks {
         }
     }
 
-    /// The base chain with these rules.
-    pub fn base_chain(self) -> Vec<Rule> {
+    /// The base chain, and that of IPv6 to which it leads, with these rules.
+    pub fn base_chains(self) -> [(ChainName, Vec<Rule>); 2] {
         render_base::forward(self)
     }
 
-    /// What brings the base chain in the kernel to these rules. To be put into a transaction.
+    /// What brings these chains in the kernel to these rules. To be put into a transaction.
     pub fn operations(self) -> Vec<Operation> {
-        let rules = self.base_chain().into_iter();
-        let rules = rules.map(|rule| Operation::AddRule(ChainName::Forward, rule));
-        std::iter::once(Operation::FlushChain(ChainName::Forward))
-            .chain(rules)
-            .collect()
+        let operations = |(chain, rules): (ChainName, Vec<Rule>)| {
+            let rules = rules.into_iter().map(move |rule| Operation::AddRule(chain, rule));
+            std::iter::once(Operation::FlushChain(chain)).chain(rules)
+        };
+        self.base_chains().into_iter().flat_map(operations).collect()
     }
 
     /// A transaction of [`operations`](Self::operations) alone.
@@ -256,13 +256,14 @@ mod tests {
         );
         assert_eq!(
             *lines.last().unwrap(),
-            "add rule inet palisade forward ct status & (confirmed|dying) == confirmed ct mark set ct mark & 0xff00ffff | \
+            "add rule inet palisade six ct status & (confirmed|dying) == confirmed ct mark set ct mark & 0xff00ffff | \
              0x00030000 comment \"its next packets pass by the first rule\""
         );
         assert!(
             Marks::None
-                .base_chain()
+                .base_chains()
                 .iter()
+                .flat_map(|(_, rules)| rules)
                 .all(|rule| !format!("{rule:?}").contains("mark"))
         );
     }

@@ -138,6 +138,10 @@ impl fmt::Display for Column {
 pub enum ChainName {
     /// `forward`: the base chain.
     Forward,
+    /// `six`: the rest of the base chain, for IPv6.
+    Six,
+    /// `opening`: what is not of a running connection.
+    Opening,
     /// `stray`: packets without a connection.
     Stray,
     /// `ingress4`, `egress6`: finds the class of the peer.
@@ -162,6 +166,8 @@ impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChainName::Forward => f.write_str("forward"),
+            ChainName::Six => f.write_str("six"),
+            ChainName::Opening => f.write_str("opening"),
             ChainName::Stray => f.write_str("stray"),
             ChainName::Entry(side) => write!(f, "{}{}", side.direction, side.family),
             ChainName::Column(side, column) => write!(f, "{side}_{column}"),
@@ -308,6 +314,8 @@ mod tests {
     fn no_two_objects_share_a_name() {
         let mut chains = vec![
             ChainName::Forward,
+            ChainName::Six,
+            ChainName::Opening,
             ChainName::Stray,
             ChainName::StrayDenied,
             ChainName::StrayAudited,

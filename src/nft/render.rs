@@ -11,7 +11,7 @@ use policy_compiler::table::{Half, PodIndex, Table};
 
 use super::draft::Draft;
 use super::marks::Marks;
-use super::names::{ChainName, Family, SetName, Side};
+use super::names::{Family, SetName, Side};
 use super::render_base;
 use super::render_side::{Members, SideRenderer};
 use super::ruleset::{Element, Elements, Key, Ruleset, comment};
@@ -52,7 +52,7 @@ impl Renderer {
 
     /// Makes the base chain do this about marks. Whoever says so sees to the kernel ([`Marks::operations`]).
     pub fn mark(&mut self, marks: Marks) {
-        self.ruleset.chains.insert(ChainName::Forward, marks.base_chain());
+        self.ruleset.chains.extend(marks.base_chains());
     }
 
     /// Follows the table: what it is now, and what has changed in it since the last call. Answers with the transaction that does the

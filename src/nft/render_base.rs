@@ -1,13 +1,14 @@
 //! The part of the table that is always there: the base chain, packets without a connection, and the end of what is denied.
 
 use nftables::expr::Expression;
+use nftables::stmt::Statement;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use super::expressions::{
-    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_in, is_not_in, jump, limit,
-    limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol,
-    prohibited, protocol_number, reset, server, server_port, state, subject, update,
+    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_family, is_in, is_not_in, jump,
+    limit, limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol,
+    packet_protocol, prohibited, protocol_number, reset, server, server_port, state, subject, update,
 };
 use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
@@ -34,7 +35,8 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.insert(ChainName::Forward, forward(Marks::None));
+    ruleset.chains.extend(forward(Marks::None));
+    ruleset.chains.insert(ChainName::Opening, opening());
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
     ruleset.chains.insert(ChainName::StrayAudited, stray_audited());
@@ -45,37 +47,62 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     ruleset.chains.insert(ChainName::Record, record());
 }
 
-/// The base chain, with what marks need first and last.
-pub(super) fn forward(marks: Marks) -> Vec<Rule> {
-    let [from_the_link, neighbour_discovery] = neighbour_discovery();
-    let [sctp, not_an_init] = not_an_init();
+/// The chains that every packet goes through, with what marks need first and last. Measured: each look-up of a set costs more than
+/// all that is compared here, so a packet of a running connection meets one comparison of its state, one of its family, and
+/// the look-ups of that family.
+pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
     let mut rules = marks.first();
     rules.extend([
-        Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
-        Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
-            .commented("no connection, so no rule below would match"),
-        Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
-            .commented("a lost connection must be opened anew, not picked up in reverse"),
-        Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
+        Rule::new([
+            state(&["invalid", "new", "related", "untracked"]),
+            jump(ChainName::Opening),
+        ]),
+        Rule::new([is_family(Family::V6), goto(ChainName::Six)]),
     ]);
-    for direction in [Direction::Egress, Direction::Ingress] {
-        for family in Family::BOTH {
-            let side = Side { direction, family };
-            let isolated = is_in(subject(direction, family), SetName::Isolated(side));
-            rules.push(Rule::new([isolated, jump(ChainName::Entry(side))]));
-        }
-    }
-    rules.extend(marks.last());
+    rules.extend(isolated(marks, Family::V4));
+    [
+        (ChainName::Forward, rules),
+        (ChainName::Six, isolated(marks, Family::V6)),
+    ]
+}
+
+/// Both ends of a connection, one after the other.
+fn isolated(marks: Marks, family: Family) -> Vec<Rule> {
+    let last = marks.last(family);
+    // Where nothing comes after, there is nothing to come back to.
+    let enter = if last.is_empty() { goto } else { jump };
+    let rule = |direction, enter: fn(ChainName) -> Statement<'static>| {
+        let side = Side { direction, family };
+        let isolated = is_in(subject(direction, family), SetName::Isolated(side));
+        Rule::new([isolated, enter(ChainName::Entry(side))])
+    };
+    let mut rules = vec![rule(Direction::Egress, jump), rule(Direction::Ingress, enter)];
+    rules.extend(last);
     rules
 }
 
-/// Packets without a connection, judged by their headers: denied when either end is a pod that any policy judges. It is
-/// reached by `goto`, so that audit mode does not judge and count them a second time; what comes to its end concerns no
-/// such pod, here and in the rest of the base chain.
+/// What is not of a running connection. What comes to the end is judged like any other packet.
+fn opening() -> Vec<Rule> {
+    let [from_the_link, neighbour_discovery] = neighbour_discovery();
+    let [sctp, not_an_init] = not_an_init();
+    vec![
+        // Connection tracking calls these untracked, and redirects invalid or related.
+        Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
+        Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
+            .commented("no connection, so no rule after this one would match"),
+        Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
+            .commented("a lost connection must be opened anew, not picked up in reverse"),
+        Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
+    ]
+}
+
+/// Packets without a connection, judged by their headers: denied when either end is a pod that any policy judges. What
+/// passes here is accepted, so that it is neither judged nor counted a second time in the rest of the base chain; both ends
+/// have been looked at.
 ///
 /// A look-up among the counters counts the packet for that pod, so it is the last condition of its rule.
 fn stray() -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Family::BOTH.map(exempt).into();
+    let mut rules: Vec<Rule> = Family::BOTH.map(|family| exempt(family, accept())).into();
     let ends = || ENDS.into_iter().flat_map(end);
     let mut enforced: Vec<Rule> = ends()
         .map(|(side, end)| {
@@ -93,7 +120,7 @@ fn stray() -> Vec<Rule> {
     audited[0] = audited[0].clone().commented("a pod that only audited policies judge");
     rules.extend(enforced);
     rules.extend(audited);
-    rules.push(Rule::new([back()]).commented("no policy judges either end"));
+    rules.push(Rule::new([accept()]).commented("no policy judges either end"));
     rules
 }
 
@@ -124,13 +151,17 @@ fn stray_denied(settings: Settings) -> Vec<Rule> {
             rules.push(Rule::new([state(&["new"]), goto(ChainName::Denied)]));
             rules.push(Rule::new([counter(), drop()]).commented("an answer could end a healthy connection"));
         }
+        (Mode::Audit, _) => {
+            rules.push(Rule::new([jump(ChainName::Denied)]));
+            rules.push(Rule::new([accept()]).commented("counted once"));
+        }
         _ => rules.push(Rule::new([goto(ChainName::Denied)])),
     }
     rules
 }
 
 fn stray_audited() -> Vec<Rule> {
-    vec![Rule::new([jump(ChainName::Record)]), Rule::new([back()])]
+    vec![Rule::new([jump(ChainName::Record)]), Rule::new([accept()])]
 }
 
 /// The end of what no policy of one side admits. It is reached by `goto`, so `return` leads back to the base chain: there
@@ -138,7 +169,7 @@ fn stray_audited() -> Vec<Rule> {
 fn side_denied(side: Side) -> Vec<Rule> {
     let Side { direction, family } = side;
     vec![
-        exempt(family),
+        exempt(family, back()),
         Rule::new([jump(ChainName::Record)]),
         Rule::new([is_in(subject(direction, family), SetName::Counters(side))]).commented("counts for that pod"),
         Rule::new([is_in(subject(direction, family), SetName::Audited(side)), back()])
@@ -147,9 +178,9 @@ fn side_denied(side: Side) -> Vec<Rule> {
     ]
 }
 
-fn exempt(family: Family) -> Rule {
+fn exempt(family: Family, passes: Statement<'static>) -> Rule {
     let pair = concat([client(family), server(family)]);
-    Rule::new([is_in(pair, SetName::Exempt(family)), back()]).commented("a pod and itself, a pod and its own node")
+    Rule::new([is_in(pair, SetName::Exempt(family)), passes]).commented("a pod and itself, a pod and its own node")
 }
 
 /// The one place that decides what becomes of denied packets.

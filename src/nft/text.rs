@@ -227,6 +227,7 @@ fn expression(e: &Expression<'_>) -> Option<String> {
         },
         Expression::Named(NamedExpression::Concat(parts)) => joined(parts, " . ")?,
         Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::L4proto => "meta l4proto".to_owned(),
+        Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::Nfproto => "meta nfproto".to_owned(),
         Expression::Named(NamedExpression::Payload(Payload::PayloadField(p))) => format!("{} {}", p.protocol, p.field),
         Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(p))) if *p == FIRST_CHUNK => {
             format!("@th,{},{}", p.offset, p.len)

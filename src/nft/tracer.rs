@@ -295,7 +295,7 @@ impl Walk<'_> {
         trace: &mut Trace,
     ) -> Result<Flow, TraceError> {
         Ok(match statement {
-            Statement::Accept(_) if chain == ChainName::Forward => Flow::Verdict(Verdict::Accept),
+            Statement::Accept(_) if may_accept(chain) => Flow::Verdict(Verdict::Accept),
             Statement::Accept(_) => return Err(TraceError::Invalid(format!("{chain} accepts: it may only return"))),
             Statement::Drop(_) => Flow::Verdict(Verdict::Drop),
             Statement::Return(_) => Flow::Verdict(Verdict::Return),
@@ -383,6 +383,9 @@ impl Walk<'_> {
             Expression::Named(NamedExpression::Concat(parts)) => {
                 let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.value(part, protocol_known)).collect();
                 parts?.into_iter().collect::<Option<Vec<_>>>().map(Value::Concat)
+            }
+            Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::Nfproto => {
+                Some(Value::Number(nfproto(Family::of(packet.source))))
             }
             Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::L4proto => {
                 Some(Value::Number(packet.protocol.into()))
@@ -531,6 +534,21 @@ impl Walk<'_> {
     }
 }
 
+/// The chains that see a packet before any policy does, or instead of it: what another pod's policy has yet to judge comes through
+/// none of them.
+fn may_accept(chain: ChainName) -> bool {
+    use ChainName::{Forward, Opening, Stray, StrayAudited, StrayDenied};
+    [Forward, Opening, Stray, StrayAudited, StrayDenied].contains(&chain)
+}
+
+// From linux/netfilter.h.
+fn nfproto(family: Family) -> u64 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
 /// The number of a protocol in an IP header.
 pub fn number_of(protocol: Protocol) -> u8 {
     match protocol {
@@ -618,6 +636,8 @@ fn constant(expression: &Expression<'static>) -> Option<u64> {
             "ack" => Some(ACK.into()),
             "confirmed" => Some(CONFIRMED),
             "dying" => Some(DYING),
+            "ipv4" => Some(nfproto(Family::V4)),
+            "ipv6" => Some(nfproto(Family::V6)),
             _ => None,
         },
         Expression::BinaryOperation(operation) => match &**operation {
