@@ -147,13 +147,16 @@ mod tests {
         let table = compile(&loaded.cluster, &Subjects::Node("sample".into()));
         let text = render(&table, Settings::default()).to_string();
         for part in [
-            "map in_cidrs",
-            "map in_peers",
-            "map eg_cidrs",
-            "map eg6_cidrs",
+            "map eg4_cidrs_0 ",
+            "map eg4_peers ",
+            "map eg6_cidrs_0 ",
+            "map eg6_peers ",
+            "map in4_cidrs_0 ",
+            "map in4_peers ",
+            "map in6_peers ",
             "8000-8080",
-            "sctp",
             "inet_service",
+            "sctp",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

@@ -34,7 +34,7 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
         Ok(runtime) => runtime,
         Err(error) => return denied(error.to_string()),
     };
-    let asked = runtime.block_on(tokio::time::timeout(PATIENCE, missing(target)));
+    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, missing(target)).await });
     match asked {
         Err(_) => denied(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
         Ok(Err(error)) => denied(error),
