@@ -1,7 +1,6 @@
 //! The agent on an API server.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -114,85 +113,6 @@ fn the_kernel_follows_the_api_server() {
         assert!(agent.stop().success());
         assert_eq!(table(), last, "the rules stay");
     });
-}
-
-#[test]
-fn a_storm_of_events_converges_in_few_transactions() {
-    in_a_namespace("cluster::a_storm_of_events_converges_in_few_transactions", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let api = runtime.block_on(Api::start());
-        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
-        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
-        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
-        api.put(Kind::NetworkPolicy, policy(8080));
-        let folder = tempfile::tempdir().expect("directory");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
-            "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--kubeconfig",
-            &kubeconfig,
-        ];
-        let agent = Agent::with(&arguments.map(str::to_owned), folder.path().join("log"));
-        agent.until_ready();
-        let before = transactions(&agent);
-
-        // Labels go back and forth, addresses move on: a thousand changes in a second or more.
-        let began = Instant::now();
-        let mut seen = false;
-        for at in 0..1000 {
-            let mut storm = pod(
-                &format!("p{}", at % 10),
-                "worker-2",
-                &format!("10.245.{}.{}", at / 250, at % 250),
-            );
-            storm["metadata"]["labels"]["app"] = json!(if at % 20 < 10 { "client" } else { "other" });
-            api.put(Kind::Pod, storm);
-            if at == 600 {
-                api.put(Kind::NetworkPolicy, policy(9090));
-            }
-            if at % 100 == 99 {
-                seen |= table().is_some_and(|t| t.contains("10.245."));
-            }
-            let due = Duration::from_millis(at);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        assert!(seen, "a storm does not keep the agent from following");
-        // The last ten of them say "other".
-        let clients = |t: &str| t.matches("10.245.").count();
-        until("it has converged", || {
-            table().is_some_and(|t| t.contains("9090") && !t.contains("8080") && clients(&t) == 0)
-        });
-        api.put(Kind::Pod, pod("client", "worker-2", "10.245.200.1"));
-        until("and goes on", || table().is_some_and(|t| t.contains("10.245.200.1")));
-        let rounds = transactions(&agent) - before;
-        let took = began.elapsed().as_secs_f64();
-        // One in fifty milliseconds, as long as it storms; changes that cross one another give a few more.
-        assert!(
-            rounds >= 2 && f64::from(rounds) <= 20.0 * took + 10.0,
-            "{rounds} transactions in {took:.1} s"
-        );
-        assert!(agent.metric("palisade_applies_total{outcome=\"failed\"} 0"));
-        assert!(agent.stop().success());
-    });
-}
-
-/// How many transactions the agent has made.
-fn transactions(agent: &Agent) -> u32 {
-    let text = agent.get("/metrics").1;
-    let name = "palisade_applies_total{outcome=\"changed\"} ";
-    let value = text.lines().find_map(|line| line.strip_prefix(name));
-    value.expect("the metric").parse().expect("a number")
 }
 
 #[test]
