@@ -10,6 +10,7 @@ use palisade::manifests;
 use palisade::nft::{Mode, Nft};
 use palisade::sandbox::{Netns, program};
 use policy_compiler::cluster::Cluster;
+use socket2::{Domain, Socket, Type};
 
 use crate::packets::ip;
 use crate::world::{Result, must};
@@ -234,5 +235,11 @@ pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result
 /// For datagrams to all addresses of one family.
 fn listen(any: &str) -> std::io::Result<UdpSocket> {
     let any: IpAddr = any.parse().map_err(std::io::Error::other)?;
-    UdpSocket::bind((any, 53))
+    let address = SocketAddr::new(any, 53);
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    if any.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }

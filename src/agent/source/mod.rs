@@ -124,7 +124,7 @@ impl Watches {
         }
     }
 
-    /// Waits until there may be changes, and takes none: they go on gathering for [`Waiting::take`]. Dropped before it is done,
+    /// Waits until there may be changes, and takes none: they go on gathering for `Waiting::take`. Dropped before it is done,
     /// it loses nothing.
     pub async fn changed(&mut self) {
         tokio::select! {
