@@ -271,7 +271,7 @@ impl World {
         let former = self.renderer.ruleset().clone();
         let table = self.compiler.table().clone();
         for event in events {
-            testing::happen(event, &mut cluster);
+            event.clone().apply_to(&mut cluster);
             changes.extend(self.compiler.apply(event.clone()));
         }
         let transaction = self.renderer.follow(self.compiler.table(), &changes).unwrap();

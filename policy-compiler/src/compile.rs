@@ -56,6 +56,22 @@ pub enum Event {
     PolicyGone(Tier, PolicyName),
 }
 
+impl Event {
+    /// Makes a cluster what it is after the event.
+    pub fn apply_to(self, cluster: &mut Cluster) {
+        match self {
+            Event::Pod(pod) => drop(cluster.pods.insert(pod.name.clone(), pod)),
+            Event::PodGone(name) => drop(cluster.pods.remove(&name)),
+            Event::Namespace(namespace) => drop(cluster.namespaces.insert(namespace.name.clone(), namespace)),
+            Event::NamespaceGone(name) => drop(cluster.namespaces.remove(&name)),
+            Event::Node(node) => drop(cluster.nodes.insert(node.name.clone(), node)),
+            Event::NodeGone(name) => drop(cluster.nodes.remove(&name)),
+            Event::Policy(policy) => drop(cluster.policies.insert((policy.tier, policy.name.clone()), policy)),
+            Event::PolicyGone(tier, name) => drop(cluster.policies.remove(&(tier, name))),
+        }
+    }
+}
+
 /// Compiles the policies of a cluster. It cannot fail; for what is odd about the input see [`crate::diagnostics::diagnose`].
 ///
 /// ```

@@ -279,26 +279,12 @@ pub fn history(most: usize) -> impl Strategy<Value = (Cluster, Vec<Event>)> {
         for (kind, at, present) in moves {
             let source = if at % 2 == 0 { &start } else { &other };
             if let Some(event) = event(&now, source, (kind, at, present)) {
-                happen(&event, &mut now);
+                event.clone().apply_to(&mut now);
                 events.push(event);
             }
         }
         (start, events)
     })
-}
-
-/// Makes a cluster what it is after an event.
-pub fn happen(event: &Event, cluster: &mut Cluster) {
-    match event.clone() {
-        Event::Pod(pod) => drop(cluster.pods.insert(pod.name.clone(), pod)),
-        Event::PodGone(name) => drop(cluster.pods.remove(&name)),
-        Event::Namespace(namespace) => drop(cluster.namespaces.insert(namespace.name.clone(), namespace)),
-        Event::NamespaceGone(name) => drop(cluster.namespaces.remove(&name)),
-        Event::Node(node) => drop(cluster.nodes.insert(node.name.clone(), node)),
-        Event::NodeGone(name) => drop(cluster.nodes.remove(&name)),
-        Event::Policy(policy) => drop(cluster.policies.insert((policy.tier, policy.name.clone()), policy)),
-        Event::PolicyGone(tier, name) => drop(cluster.policies.remove(&(tier, name))),
-    }
 }
 
 fn event(now: &Cluster, source: &Cluster, (kind, at, present): (u8, usize, bool)) -> Option<Event> {

@@ -142,7 +142,7 @@ fn check(start: Cluster, events: Vec<Event>, subjects: Subjects) -> Result<(), T
     let mut compiler = Compiler::new(&cluster, subjects.clone());
     let mut copies = Direction::BOTH.map(|d| Copy::whole(compiler.table(), d));
     for (number, event) in events.into_iter().enumerate() {
-        testing::happen(&event, &mut cluster);
+        event.clone().apply_to(&mut cluster);
         let said = format!("step {number}: {event:?}");
         let changes = compiler.apply(event);
         let scratch = compile(&cluster, &subjects);

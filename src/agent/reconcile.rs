@@ -23,7 +23,6 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use super::source;
 use crate::nft::{Kernel, KernelError};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
@@ -279,7 +278,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             .any(|event| matches!(event, Event::Policy(_) | Event::PolicyGone(..)));
         self.policies_changed |= policies;
         for event in &events {
-            source::apply(&mut cluster, event.clone());
+            event.clone().apply_to(&mut cluster);
         }
         // nft has failed, and each attempt now is the whole table: only another policy may mend it before its time.
         let patient = self.retry_at.is_some() && !policies;

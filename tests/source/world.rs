@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use palisade::agent::source::{Access, Resource, Target, Timing, Update, Watches, apply};
+use palisade::agent::source::{Access, Resource, Target, Timing, Update, Watches};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
 use policy_compiler::convert;
@@ -91,7 +91,7 @@ impl World {
                 assert!(!events.is_empty());
                 for event in &events {
                     let before = cluster.clone();
-                    apply(cluster, event.clone());
+                    event.clone().apply_to(cluster);
                     assert!(!self.strict || before != *cluster, "changes nothing: {event:?}");
                 }
                 events

@@ -100,7 +100,7 @@ proptest! {
         for (size_of_batch, by_snapshot, fails) in turns {
             let (batch, later) = rest.split_at(size_of_batch.min(rest.len()));
             rest = later;
-            batch.iter().for_each(|event| testing::happen(event, &mut cluster));
+            batch.iter().for_each(|event| event.clone().apply_to(&mut cluster));
             let tried = enforcer.kernel.tried.borrow().len();
             let found = enforcer.kernel.read().expect("a fake can be read").expect("a table was loaded");
             enforcer.kernel.failures.set(u32::from(fails));

@@ -26,7 +26,7 @@ use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
 pub use kinds::Resource;
-pub use shared::{Health, apply};
+pub use shared::Health;
 
 use kinds::{Kind, Namespaces, Nodes, Pods, Policies};
 use shared::{Shared, Taken};

@@ -163,7 +163,7 @@ impl Shared {
         state.ready = true;
         drop(state);
         let mut cluster = Cluster::default();
-        waiting.for_each(|event| apply(&mut cluster, event));
+        waiting.for_each(|event| event.apply_to(&mut cluster));
         Some(Taken::Ready(cluster))
     }
 
@@ -179,20 +179,6 @@ impl State {
         } else {
             self.health.values().all(|health| health.synced)
         }
-    }
-}
-
-/// Brings a snapshot up to an event.
-pub fn apply(cluster: &mut Cluster, event: Event) {
-    match event {
-        Event::Pod(pod) => drop(cluster.pods.insert(pod.name.clone(), pod)),
-        Event::PodGone(name) => drop(cluster.pods.remove(&name)),
-        Event::Namespace(namespace) => drop(cluster.namespaces.insert(namespace.name.clone(), namespace)),
-        Event::NamespaceGone(name) => drop(cluster.namespaces.remove(&name)),
-        Event::Node(node) => drop(cluster.nodes.insert(node.name.clone(), node)),
-        Event::NodeGone(name) => drop(cluster.nodes.remove(&name)),
-        Event::Policy(policy) => drop(cluster.policies.insert((policy.tier, policy.name.clone()), policy)),
-        Event::PolicyGone(tier, name) => drop(cluster.policies.remove(&(tier, name))),
     }
 }
 
