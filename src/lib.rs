@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod demo;
 pub mod manifests;
+mod netlink;
 pub mod nft;
 pub mod preflight;
 pub mod sandbox;

@@ -1,7 +1,7 @@
 //! Bridges of this network namespace and the way to an address, asked of the kernel by netlink (rtnetlink). Not by
 //! `/sys/class/net`, which shows the namespace that sysfs was mounted in, and that is not always the agent's.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,11 +9,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, 
 use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use socket2::{Domain, Protocol, Socket, Type};
 
-// From linux/netlink.h.
-const AF_NETLINK: i32 = 16;
-const NETLINK_ROUTE: i32 = 0;
+use crate::netlink::{self, NETLINK_ROUTE};
 
 /// The kernel puts at most so much into one answer.
 const BUFFER: usize = 64 * 1024;
@@ -129,9 +126,7 @@ fn bridge(answer: RouteNetlinkMessage) -> Option<Bridge> {
 
 /// Sends one request and returns what comes until the end: of a dump, or of one answer, or an acknowledgement.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let protocol = Some(Protocol::from(NETLINK_ROUTE));
-    let mut socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, protocol)?;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut socket = netlink::open(NETLINK_ROUTE, Duration::from_secs(1))?;
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | flags;
     message.finalize();
@@ -141,7 +136,7 @@ fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
     let mut answers = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = socket.read(&mut buffer)?;
+        let length = netlink::receive(&mut socket, &mut buffer)?;
         let mut rest = &buffer[..length];
         while !rest.is_empty() {
             let strange = |error| io::Error::new(ErrorKind::InvalidData, error);

@@ -5,19 +5,18 @@
 //! connection is meant goes back to the kernel byte by byte as it came. A library of typed netlink messages would have to
 //! understand all of it first.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
 use rustix::thread::{MembarrierCommand, membarrier};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use thiserror::Error;
 
 use super::marks::MarkMask;
+use crate::netlink::{self, NETLINK_NETFILTER, receive};
 
 // From linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nfnetlink_conntrack.h.
-const AF_NETLINK: i32 = 16;
-const NETLINK_NETFILTER: i32 = 12;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
@@ -36,6 +35,8 @@ const TYPE: u16 = 0x3fff;
 const HEADERS: usize = 20;
 const ENOENT: i32 = 2;
 
+/// How long the kernel may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked and cleared before giving up: somebody else writes the bits, then.
 const ROUNDS: usize = 5;
 /// How many changes are sent at once; their answers fit in any socket's buffer.
@@ -123,7 +124,7 @@ fn clear(mask: MarkMask) -> Result<usize, ClearError> {
     // The kernel's answer to this is to wait for an RCU grace period, and a packet walks through the rules in one RCU
     // reader. With one processor it need not wait: a packet's walk there is over before this thread runs.
     membarrier(MembarrierCommand::Global).map_err(|error| ClearError::Wait(error.into()))?;
-    let mut socket = open()?;
+    let mut socket = netlink::open(NETLINK_NETFILTER, PATIENCE)?;
     let (mut cleared, mut left, mut steady) = (0, 0, false);
     for _ in 0..ROUNDS {
         let before = buckets();
@@ -163,16 +164,6 @@ struct Found {
 fn buckets() -> Option<String> {
     // Not every namespace shows it; then the looks themselves have to do.
     std::fs::read_to_string(BUCKETS).ok()
-}
-
-fn open() -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::from(AF_NETLINK),
-        Type::RAW,
-        Some(Protocol::from(NETLINK_NETFILTER)),
-    )?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(socket)
 }
 
 /// Looks at all connections of all families and zones.
@@ -222,18 +213,6 @@ fn change(socket: &mut Socket, mask: MarkMask, entries: &[Entry]) -> io::Result<
         }
     }
     Ok(())
-}
-
-fn receive(socket: &mut Socket, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match socket.read(buffer) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return Err(io::Error::new(ErrorKind::TimedOut, "the kernel does not answer"));
-            }
-            other => return other,
-        }
-    }
 }
 
 /// A message, padded to a multiple of four as its attributes are.

@@ -1,14 +1,12 @@
 //! The generation number of nftables in this network namespace: the kernel raises it with every transaction, whosever
 //! it is. When it is what it was, nobody has changed anything, and the table need not be read back to know.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::netlink::{self, NETLINK_NETFILTER};
 
 // From linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h.
-const AF_NETLINK: i32 = 16;
-const NETLINK_NETFILTER: i32 = 12;
 const NFT_MSG_NEWGEN: u16 = (10 << 8) | 15;
 const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
 const NLM_F_REQUEST: u16 = 1;
@@ -17,16 +15,10 @@ const HEADERS: usize = 20;
 
 /// Asks the kernel; none when it does not answer, and then the table must be read to know.
 pub(super) fn generation() -> Option<u32> {
-    let mut socket = Socket::new(
-        Domain::from(AF_NETLINK),
-        Type::RAW,
-        Some(Protocol::from(NETLINK_NETFILTER)),
-    )
-    .ok()?;
-    socket.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut socket = netlink::open(NETLINK_NETFILTER, Duration::from_secs(1)).ok()?;
     socket.write_all(&request()).ok()?;
     let mut answer = [0; 512];
-    let length = socket.read(&mut answer).ok()?;
+    let length = netlink::receive(&mut socket, &mut answer).ok()?;
     parse(answer.get(..length)?)
 }
 

@@ -12,7 +12,7 @@ use palisade::sandbox::{Netns, program};
 use policy_compiler::cluster::Cluster;
 use socket2::{Domain, Socket, Type};
 
-use crate::packets::ip;
+use crate::packets::{ip, waited};
 use crate::world::{Result, must};
 
 const CLUSTER: &str = "
@@ -193,7 +193,7 @@ pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result
             socket.send_to(b"hello", to).map(drop)
         })??;
         listener.set_read_timeout(Some(wait))?;
-        Ok(listener.recv_from(&mut [0; 16]).is_ok())
+        Ok(waited(|| listener.recv_from(&mut [0; 16]))?.is_some())
     };
     let (soon, long) = (Duration::from_millis(400), Duration::from_secs(5));
     let (server4, server6): (SocketAddr, SocketAddr) = ("10.77.0.3:53".parse()?, "[fd00:77::3]:53".parse()?);

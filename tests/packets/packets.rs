@@ -42,7 +42,7 @@ impl Datagrams {
     /// Whether the server reaches the client by itself.
     fn comes_back(&self) -> Result<bool> {
         self.server.send_to(b"more", self.client.local_addr()?)?;
-        Ok(waited(self.client.recv_from(&mut [0; 64]))?.is_some())
+        Ok(waited(|| self.client.recv_from(&mut [0; 64]))?.is_some())
     }
 
     /// Whether a datagram of that size arrives, whole, and an answer of that other size comes back.
@@ -52,21 +52,25 @@ impl Datagrams {
             // The ICMP error about an earlier datagram.
             return Ok(false);
         }
-        let Some((length, from)) = waited(self.server.recv_from(&mut buffer))? else {
+        let Some((length, from)) = waited(|| self.server.recv_from(&mut buffer))? else {
             return Ok(false);
         };
         self.server.send_to(&buffer[..answer], from)?;
-        let answered = waited(self.client.recv_from(&mut buffer))?;
+        let answered = waited(|| self.client.recv_from(&mut buffer))?;
         Ok(length == size && answered.is_some_and(|(length, _)| length == answer))
     }
 }
 
-/// None for a time-out.
-fn waited<T>(result: std::io::Result<T>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
-        Err(error) => Err(error.into()),
+/// What a socket with a time-out reads; none when that is over. A signal, such as that of a child's end, interrupts such a
+/// read whatever its handler asks for (signal(7)): it begins again then.
+pub(crate) fn waited<T>(mut read: impl FnMut() -> std::io::Result<T>) -> Result<Option<T>> {
+    loop {
+        return match read() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
     }
 }
 
@@ -259,7 +263,7 @@ pub(crate) fn an_association_is_opened_by_an_init() -> Result {
             socket.send_to(&packet, &SocketAddr::new(to, 0).into())?;
             let mut heard = vec![0; 2048];
             loop {
-                let Some(length) = waited((&sink).read(&mut heard))? else {
+                let Some(length) = waited(|| (&sink).read(&mut heard))? else {
                     return Ok(false);
                 };
                 // The sandbox's own listeners answer elsewhere on the same protocol.

@@ -9,7 +9,7 @@ use palisade::sandbox::{Options, Place, Wiring};
 use policy_compiler::ports::{Protocol, Traffic};
 
 use crate::connections::{go_on, open, stand_still};
-use crate::packets::{Datagrams, only_db};
+use crate::packets::{Datagrams, only_db, waited};
 use crate::shop::{CLUSTER, DENY_ALL, NONE, ONLY_API, ONLY_DB};
 use crate::ways::{CLIENT, EVERYWHERE, Way, blocks, egress, ingress, judge, over_each, way};
 use crate::world::{Family, Result, World, must, node, pod, possible, tcp, udp};
@@ -207,7 +207,7 @@ pub(crate) fn masqueraded_egress_is_judged_before() -> Result {
             let from = world.socket(&web, family, 0)?;
             let inside = world.netns(&web)?.run(|| UdpSocket::bind(from))??;
             inside.send_to(b"x", outside.local_addr()?)?;
-            let (_, seen) = outside.recv_from(&mut [0])?;
+            let (_, seen) = waited(|| outside.recv_from(&mut [0]))?.ok_or("nothing is heard outside")?;
             must(
                 seen.ip() == world.address(&a, family)?,
                 format!("nothing is masqueraded: {seen}"),
