@@ -15,6 +15,7 @@ use palisade::sandbox::{Expect, Outcome, Place, Probe};
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{Protocol, Traffic};
 
+use crate::packets::waited;
 use crate::shop::{CLUSTER, DB_INGRESS, DENY_ALL, ONLY_DB};
 use crate::world::{Family, Result, World, must, node, pod, tcp, udp};
 
