@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::endpoint::EndpointSpec;
 use super::ports::PortSpec;
@@ -55,12 +55,30 @@ pub(crate) enum Command {
     Demo(DemoArgs),
 }
 
-/// Where the cluster is described.
+/// Where the cluster is described: manifests or, in their place, the one that runs.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("cluster").args(["manifests", "live"]).required(true))]
 pub(crate) struct Manifests {
     /// Manifests: files, folders (with all that is in them), or - for standard input; YAML or JSON
-    #[arg(value_name = "PATH", required = true)]
+    // A requirement that conflicts with what is there is none to clap, hence the conflicts beside `requires`.
+    #[arg(value_name = "PATH", id = "manifests", conflicts_with_all = ["context", "kubeconfig"])]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: Live,
+}
+
+/// The cluster that runs.
+#[derive(Debug, Args)]
+pub(crate) struct Live {
+    /// The cluster that runs in the place of manifests: that of kubectl's current context; nothing in it is changed
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// With --live, the context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub(crate) context: Option<String>,
+    /// With --live, the kubeconfig, if not that of $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE", requires = "live")]
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 /// `palisade compile`

@@ -3,6 +3,7 @@
 
 mod allow_sets;
 mod args;
+mod cluster;
 mod compile;
 mod denied;
 mod describe;
@@ -310,7 +311,7 @@ fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {
-    let loaded = manifests::load(&manifests.paths)?;
+    let loaded = cluster::load(manifests)?;
     let compiled = Compiled::new(loaded.cluster.clone());
     Ok((loaded, compiled))
 }
