@@ -231,7 +231,7 @@ pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
     ]
 }
 
-/// `meta iifkind bridge meta oifkind bridge`: switched between two ports of a bridge, or routed between two bridges.
+/// `meta iifkind "bridge" meta oifkind "bridge"`: switched between two ports of a bridge, or routed between two bridges.
 pub(super) fn bridged() -> [Statement<'static>; 2] {
     [MetaKey::Iifkind, MetaKey::Oifkind].map(|key| compare(meta(key), Operator::EQ, text("bridge")))
 }

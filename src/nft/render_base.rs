@@ -62,12 +62,7 @@ pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
         Rule::new([is_family(Family::V6), goto(ChainName::Six)]),
     ]);
     rules.extend(isolated(marks, Family::V4));
-    let mut six: Vec<Rule> = ["saddr", "daddr"]
-        .map(|field| Rule::new([link_local(field), jump(ChainName::SharedLink)]))
-        .into();
-    six[0] = six[0]
-        .clone()
-        .commented("an address of which no policy knows whose it is");
+    let mut six = Vec::from(by_link_local_addresses());
     six.extend(isolated(marks, Family::V6));
     [(ChainName::Forward, rules), (ChainName::Six, six)]
 }
@@ -85,6 +80,15 @@ fn isolated(marks: Marks, family: Family) -> Vec<Rule> {
     let mut rules = vec![rule(Direction::Egress, jump), rule(Direction::Ingress, enter)];
     rules.extend(last);
     rules
+}
+
+fn by_link_local_addresses() -> [Rule; 2] {
+    let [source, destination] =
+        ["saddr", "daddr"].map(|field| Rule::new([link_local(field), jump(ChainName::SharedLink)]));
+    [
+        source.commented("an address of which no policy knows whose it is"),
+        destination,
+    ]
 }
 
 /// What is not of a running connection. What comes to the end is judged like any other packet.
@@ -105,6 +109,8 @@ fn opening() -> Vec<Rule> {
         let [from, to] = bridged();
         rules.push(Rule::new([from, to, destination_is(cast), to_shared_link()]));
     }
+    // Again, because not all of what follows comes back to the base chain.
+    rules.extend(by_link_local_addresses());
     rules.extend([
         Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule after this one would match"),

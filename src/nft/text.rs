@@ -169,6 +169,8 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
         Statement::Match(m) => {
             let right = match (&m.left, &m.right) {
                 (left, Expression::Number(number)) if is_protocol(left) => name_of_number(*number)?.to_owned(),
+                // A word of nft's own otherwise.
+                (left, right) if is_kind(left) => format!("\"{}\"", expression(right)?),
                 (_, right) => expression(right)?,
             };
             let by_bits = matches!(m.left, Expression::BinaryOperation(_));
@@ -192,6 +194,13 @@ fn is_protocol(e: &Expression<'_>) -> bool {
     match e {
         Expression::Named(NamedExpression::Meta(m)) => m.key == MetaKey::L4proto,
         Expression::Named(NamedExpression::CT(ct)) => ct.key == "protocol",
+        _ => false,
+    }
+}
+
+fn is_kind(e: &Expression<'_>) -> bool {
+    match e {
+        Expression::Named(NamedExpression::Meta(m)) => matches!(m.key, MetaKey::Iifkind | MetaKey::Oifkind),
         _ => false,
     }
 }
