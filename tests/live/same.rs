@@ -119,11 +119,12 @@ fn tests_are_judged_on_the_live_cluster() {
 fn a_large_cluster_comes_page_by_page_and_in_one_piece() {
     let world = World::empty();
     world.put(json!({"kind": "Namespace", "metadata": {"name": "shop"}}));
+    let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "u", "controller": true});
     for at in 0..1203 {
         let address = format!("10.1.{}.{}", at / 250, at % 250);
         world.put(json!({
             "kind": "Pod",
-            "metadata": {"namespace": "shop", "name": format!("p{at}"), "labels": {"app": "web"}},
+            "metadata": {"namespace": "shop", "name": format!("p{at}"), "ownerReferences": [owner]},
             "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]},
             "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
         }));
@@ -139,7 +140,7 @@ fn a_large_cluster_comes_page_by_page_and_in_one_piece() {
     // Between two pages the API server forgets how the list stood: no page of it counts any more.
     world.api.fault(Kind::Pod, Verb::List, 1, Fault::Slow(Duration::ZERO));
     world.api.fault(Kind::Pod, Verb::List, 1, Fault::Status(410));
-    let live = check(&world, "compile", &["-o", "json"], all);
+    let live = check(&world, "matrix", &["--port", "80", "-o", "json"], all);
     assert!(live.stderr.starts_with("1203 pods, "), "{}", live.stderr);
     assert_eq!((lists(&world), world.api.faults_left()), (3 + 2 + 3, 0));
 }
