@@ -89,16 +89,17 @@ impl Known {
 impl Live {
     /// Which cluster, if a live one is meant.
     pub(crate) fn target(&self) -> Option<Target> {
-        let kubeconfig = Target::Kubeconfig {
-            file: self.kubeconfig.clone(),
-            context: self.context.clone(),
-        };
+        if !self.live {
+            return None;
+        }
         let named = self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig();
         // As kubectl does: in a pod without a kubeconfig, the cluster of the pod.
-        let in_a_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        self.live.then(|| match in_a_pod && !named {
-            true => Target::ServiceAccount,
-            false => kubeconfig,
+        if !named && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            return Some(Target::ServiceAccount);
+        }
+        Some(Target::Kubeconfig {
+            file: self.kubeconfig.clone(),
+            context: self.context.clone(),
         })
     }
 }

@@ -127,7 +127,8 @@ impl From<Command> for Ended {
     }
 }
 
-fn json(node: &manifests::Node) -> Value {
+/// A manifest as JSON.
+pub(crate) fn json(node: &manifests::Node) -> Value {
     match &node.value {
         manifests::Value::Null => Value::Null,
         manifests::Value::Bool(value) => json!(value),
