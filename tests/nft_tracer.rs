@@ -546,10 +546,10 @@ proptest! {
     #[test]
     fn a_mark_is_given_to_what_was_judged_and_to_nothing_else(cluster in testing::cluster(Tiers::All)) {
         let table = compile(&cluster, &Subjects::All);
-        let mut ruleset = render(&table, Settings::default());
+        let mut renderer = Renderer::new(&table, Settings::default());
         let (old, now) = (mask().place(1), mask().place(2));
-        ruleset.chains.extend(Marks::Verified(mask(), 2).base_chains());
-        let tracer = Tracer::new(&ruleset);
+        renderer.mark(Marks::Verified(mask(), 2));
+        let tracer = Tracer::new(renderer.ruleset());
         let ends = addressed(&cluster, &table);
         for from in &ends {
             for to in ends.iter().filter(|to| to.same_family(from)) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use policy_compiler::addresses::AddressConflict;
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -23,7 +24,7 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::{Kernel, KernelError};
+use crate::nft::{Kernel, KernelError, Settings, UnknownPods};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -450,9 +451,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
             let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
-            let mode = enforcer.settings().mode;
+            let settings = enforcer.settings();
             self.denials
-                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
+                .look(enforcer.kernel(), enforcer.node(), cluster, settings, metrics);
         }
     }
 
@@ -491,6 +492,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "there is neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        warnings.extend(uncovered(self.enforcer.node(), self.enforcer.settings(), summary));
         metrics.isolated_policies.set(self.isolation.count() as i64);
         warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
@@ -498,6 +500,22 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         for finding in news(&mut self.findings, &findings) {
             warn!("{finding}");
         }
+    }
+}
+
+/// What `--unknown-pods drop` cannot do here.
+fn uncovered(node: &Name, settings: Settings, summary: &Summary) -> Option<String> {
+    let outside = summary.pods_outside_ranges;
+    match (settings.unknown_pods, summary.pod_ranges) {
+        (UnknownPods::Allow, _) => None,
+        (UnknownPods::Drop, 0) => Some(format!(
+            "--unknown-pods drop is without effect, unknown pods are let pass: the API has no Node {node} with podCIDRs"
+        )),
+        (UnknownPods::Drop, _) if outside > 0 => Some(format!(
+            "--unknown-pods drop does not cover every pod: {outside} addresses of pods on this node lie outside the podCIDRs of \
+             Node {node}"
+        )),
+        (UnknownPods::Drop, _) => None,
     }
 }
 

@@ -35,7 +35,7 @@ use policy_compiler::table::PodIndex;
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
     DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
-    TestOutput, TextOrJson,
+    TestOutput, TextOrJson, UnknownPods,
 };
 use ends::Compiled;
 use explain::Question;
@@ -184,6 +184,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
             verified: args.verified_mark,
+            unknown_pods: match args.unknown_pods {
+                UnknownPods::Allow => nft::UnknownPods::Allow,
+                UnknownPods::Drop => nft::UnknownPods::Drop,
+            },
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -211,7 +215,9 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
     };
-    let report = |record: &[nft::Denial]| denied::Report::new(record, cluster, &filter, std::time::SystemTime::now());
+    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
+    let report =
+        |record: &[nft::Denial]| denied::Report::new(record, cluster, unknown, &filter, std::time::SystemTime::now());
     if !args.watch {
         let report = report(&record);
         print(&match args.output {

@@ -1,8 +1,9 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
+use ipnet::IpNet;
 use nftables::expr::{
     BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
-    PayloadRaw, Range,
+    PayloadRaw, Prefix, Range,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Mangle, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
@@ -244,6 +245,19 @@ pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
 pub(super) fn peer_in(peer: Expression<'static>, range: AddressRange) -> Statement<'static> {
     let range = [range.first, range.last].map(|address| Expression::String(address.to_string().into()));
     compare(peer, Operator::EQ, Expression::Range(Box::new(Range { range })))
+}
+
+/// `ip saddr 10.244.1.0/24`
+pub(super) fn is_of(address: Expression<'static>, network: IpNet) -> Statement<'static> {
+    let network = Prefix {
+        addr: Box::new(Expression::String(network.network().to_string().into())),
+        len: u32::from(network.prefix_len()),
+    };
+    compare(
+        address,
+        Operator::EQ,
+        Expression::Named(NamedExpression::Prefix(network)),
+    )
 }
 
 /// `<expression> @<set>`

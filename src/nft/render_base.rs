@@ -1,5 +1,8 @@
 //! The part of the table that is always there: the base chain, packets without a connection, and the end of what is denied.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 use policy_compiler::policy::Direction;
@@ -14,6 +17,7 @@ use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
+use super::unknown;
 
 /// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
 /// cost more than it is worth.
@@ -35,7 +39,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.extend(forward(Marks::None));
+    ruleset.chains.extend(forward(Marks::None, &BTreeSet::new()));
     ruleset.chains.insert(ChainName::Opening, opening());
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
@@ -49,9 +53,10 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
 
 /// The chains that every packet goes through, with what marks need first and last. Measured: each look-up of a set costs more than
 /// all that is compared here, so a packet of a running connection meets one comparison of its state, one of its family, and
-/// the look-ups of that family.
-pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
-    let mut rules = marks.first();
+/// the look-ups of that family. Where unknown pods of these ranges pass nothing, each end is compared with them first.
+pub(super) fn forward(marks: Marks, ranges: &BTreeSet<IpNet>) -> [(ChainName, Vec<Rule>); 2] {
+    let mut rules = marks.first(!ranges.is_empty());
+    rules.extend(unknown::rules(ranges));
     rules.extend([
         Rule::new([
             state(&["invalid", "new", "related", "untracked"]),

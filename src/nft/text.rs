@@ -225,6 +225,7 @@ fn expression(e: &Expression<'_>) -> Option<String> {
             },
             _ => return None,
         },
+        Expression::Named(NamedExpression::Prefix(p)) => format!("{}/{}", expression(&p.addr)?, p.len),
         Expression::Named(NamedExpression::Concat(parts)) => joined(parts, " . ")?,
         Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::L4proto => "meta l4proto".to_owned(),
         Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::Nfproto => "meta nfproto".to_owned(),
