@@ -427,14 +427,14 @@ spec:
             "{told:?}"
         );
         assert!(
-            told[1].contains("has 10.244.1.9 (--unknown-pods drop); ingress denied by shop/db"),
+            told[1].contains("has 10.244.1.9 (--unknown-pods drop); ingress isolated by shop/db"),
             "{told:?}"
         );
         assert!(
             told[2].contains("allowed now") && off[0].contains("allowed now"),
             "{told:?} {off:?}"
         );
-        assert!(off[1].contains("80/TCP  ingress denied by shop/db"), "{off:?}");
+        assert!(off[1].contains("80/TCP  ingress isolated by shop/db"), "{off:?}");
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Marks {
             Marks::Judging(mask) => vec![inherited(mask)],
             Marks::Verified(mask, generation) => {
                 let mut judged = vec![mark_is(mask.bits(), mask.place(generation)), is_confirmed()];
-                judged.extend(errors_judged.then(|| state(&["established"])));
+                judged.extend(errors_judged.then(|| state(&["new", "established"])));
                 judged.push(accept());
                 vec![
                     Rule::new(judged).commented("judged since the last change, and allowed"),
