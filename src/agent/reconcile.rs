@@ -503,19 +503,17 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     }
 }
 
-/// What `--unknown-pods drop` cannot do here.
+/// What `--unknown-pods drop` cannot do here. A node that nobody knows has no range: to guess one would cut off pods.
 fn uncovered(node: &Name, settings: Settings, summary: &Summary) -> Option<String> {
-    let outside = summary.pods_outside_ranges;
-    match (settings.unknown_pods, summary.pod_ranges) {
-        (UnknownPods::Allow, _) => None,
-        (UnknownPods::Drop, 0) => Some(format!(
-            "--unknown-pods drop is without effect, unknown pods are let pass: the API has no Node {node} with podCIDRs"
+    match (settings.unknown_pods, summary.pod_ranges, summary.pods_outside_ranges) {
+        (UnknownPods::Allow, ..) => None,
+        (UnknownPods::Drop, 0, _) => Some(format!(
+            "--unknown-pods drop is without effect: no Node {node} with podCIDRs is known"
         )),
-        (UnknownPods::Drop, _) if outside > 0 => Some(format!(
-            "--unknown-pods drop does not cover every pod: {outside} addresses of pods on this node lie outside the podCIDRs of \
-             Node {node}"
+        (UnknownPods::Drop, _, 0) => None,
+        (UnknownPods::Drop, _, outside) => Some(format!(
+            "--unknown-pods drop covers only a part of the pods here: {outside} of their addresses are outside the podCIDRs of Node {node}"
         )),
-        (UnknownPods::Drop, _) => None,
     }
 }
 
