@@ -723,7 +723,7 @@ proptest! {
                         let trace = tracer.trace_marked(&packet, &mut entry).unwrap();
                         // An error about a connection may come from anywhere; a packet of its own is from one of its ends,
                         // and no connection of an end that nobody knows has this mark.
-                        match packet.state == State::Related && renderer.ranges().len() > 0 {
+                        match packet.state == State::Related && !renderer.ranges().is_empty() {
                             true => prop_assert_eq!(trace.accepted, allowed.contains(traffic) && !unknown),
                             false => prop_assert!(trace.accepted && trace.chains == [ChainName::Forward]),
                         }
