@@ -131,7 +131,7 @@ impl World {
                 "egress": [{"ports": [{"port": ALLOWED, "protocol": "UDP"}]}]}}),
         );
         for at in 0..pods {
-            let address = format!("10.99.{}.{}", at / 200, at % 200 + 1);
+            let address = IpAddr::from([10, 99, (at / 200) as u8, (at % 200 + 1) as u8]);
             api.put(Kind::Pod, pod(&format!("other-{at}"), "elsewhere", &[address]));
         }
         let folder = tempfile::tempdir().unwrap();
@@ -221,8 +221,8 @@ fn web() -> Place {
 }
 
 /// As the API shows it.
-fn pod(name: &str, node: &str, addresses: &[impl ToString]) -> Value {
-    let ips: Vec<Value> = addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
+fn pod(name: &str, node: &str, addresses: &[IpAddr]) -> Value {
+    let ips: Vec<Value> = addresses.iter().map(|a| json!({"ip": a})).collect();
     json!({
         "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
         "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
