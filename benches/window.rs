@@ -134,6 +134,11 @@ impl World {
             let address = IpAddr::from([10, 99, (at / 200) as u8, (at % 200 + 1) as u8]);
             api.put(Kind::Pod, pod(&format!("other-{at}"), "elsewhere", &[address]));
         }
+        // A replica of the pod has been here for long: the first one of its sort on a node brings more with it.
+        let range = cluster.nodes["a"].pod_cidrs[0];
+        let mut replica = pod("web-0", "a", &range.hosts().nth(200).into_iter().collect::<Vec<_>>());
+        replica["metadata"]["labels"]["app"] = json!("web");
+        api.put(Kind::Pod, replica);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig(None)).unwrap();
         let addresses = sandbox.addresses(&web()).unwrap().to_vec();
@@ -239,7 +244,7 @@ impl Drop for Agent {
     }
 }
 
-/// When the datagrams were sent that arrived.
+/// When the datagrams were sent that arrived, in that order.
 #[derive(Clone, Default)]
 struct Arrivals(Arc<Mutex<Vec<Duration>>>, Arc<Mutex<Option<Instant>>>);
 
@@ -253,11 +258,13 @@ impl Arrivals {
     }
 
     fn first_since(&self, moment: Duration) -> Option<Duration> {
-        self.0.lock().unwrap().iter().copied().find(|sent| *sent >= moment)
+        let arrived = self.0.lock().unwrap();
+        arrived.get(arrived.partition_point(|sent| *sent < moment)).copied()
     }
 
     fn since(&self, moment: Duration) -> usize {
-        self.0.lock().unwrap().iter().filter(|sent| **sent >= moment).count()
+        let arrived = self.0.lock().unwrap();
+        arrived.len() - arrived.partition_point(|sent| *sent < moment)
     }
 
     /// Whether nothing has arrived for long enough.
