@@ -200,4 +200,12 @@ fn in_a_pod_without_a_kubeconfig_the_pods_own_cluster_is_meant() {
         ended.stderr
     );
     assert_eq!(ask(true).code, 0);
+
+    let ended = world.run(&[&MATRIX[..], &["--live"]].concat());
+    assert_eq!((ended.code, &*ended.stdout), (2, ""));
+    assert!(
+        ended.stderr.contains("name one with --kubeconfig FILE"),
+        "{}",
+        ended.stderr
+    );
 }
