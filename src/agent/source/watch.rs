@@ -34,7 +34,7 @@ const TOLD_AT_ONCE: usize = 20;
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
 /// How old credentials must be to be read again when they are refused, and when there is no connection.
-const REFUSED_AGE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_AGE: Duration = Duration::from_secs(1);
 const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
 
 /// The annotation of the bookmark that ends the objects that were there at the start.
