@@ -52,6 +52,34 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
+/// What came of a request to create an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Announced {
+    /// It was created.
+    Posted,
+    /// Another agent had created it.
+    Known,
+    /// It was not.
+    Failed,
+}
+
+impl EncodeLabelValue for Announced {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let value = match self {
+            Announced::Posted => "posted",
+            Announced::Known => "known",
+            Announced::Failed => "failed",
+        };
+        value.encode(encoder)
+    }
+}
+
+/// The label of the counter of such requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAnnounced {
+    outcome: Announced,
+}
+
 /// The label of counters by outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByOutcome {
@@ -146,6 +174,9 @@ pub struct Metrics {
     pub isolated_policies: Gauge,
     /// Addresses that more than one live pod claims.
     pub address_conflicts: Gauge,
+    /// Events on policies that are still to be created.
+    pub policy_events_waiting: Gauge,
+    policy_events: Family<ByAnnounced, Counter>,
     watches: WatchMetrics,
 }
 
@@ -173,12 +204,17 @@ impl Default for Metrics {
             policies: Gauge::default(),
             isolated_policies: Gauge::default(),
             address_conflicts: Gauge::default(),
+            policy_events_waiting: Gauge::default(),
+            policy_events: Family::default(),
             watches: WatchMetrics::default(),
         };
         // Every label value exists from the start, so that a rate over a first failure is seen.
         for outcome in Outcome::ALL {
             drop(metrics.reads.get_or_create(&ByOutcome { outcome }));
             drop(metrics.applies.get_or_create(&ByOutcome { outcome }));
+        }
+        for outcome in [Announced::Posted, Announced::Known, Announced::Failed] {
+            drop(metrics.policy_events.get_or_create(&ByAnnounced { outcome }));
         }
         for resource in Resource::ALL {
             metrics.watch(resource, &Health::default());
@@ -200,6 +236,11 @@ impl Metrics {
     pub fn succeeded_now(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last_success.set(now.unwrap_or(Duration::ZERO).as_secs_f64());
+    }
+
+    /// Counts a request to create an Event.
+    pub fn announced(&self, outcome: Announced) {
+        self.policy_events.get_or_create(&ByAnnounced { outcome }).inc();
     }
 
     /// Tells how a watch fares.
@@ -248,6 +289,8 @@ impl Metrics {
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
         r.register("isolated_policies", "Policies whose rules the kernel refuses, and which therefore allow nothing", self.isolated_policies.clone());
         r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
+        r.register("policy_events", "Requests to create Events on policies that are not enforced as they are written", self.policy_events.clone());
+        r.register("policy_events_waiting", "Such Events that this agent has yet to create", self.policy_events_waiting.clone());
         let w = &self.watches;
         r.register("watch_objects", "Objects known from the API server", w.objects.clone());
         r.register("watch_invalid_objects", "Objects of the API server that cannot be read", w.invalid.clone());

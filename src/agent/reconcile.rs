@@ -492,6 +492,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             ));
         }
         metrics.isolated_policies.set(self.isolation.count() as i64);
+        self.shared.noted.note_refused(self.isolation.network_policies());
         warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);

@@ -1,10 +1,10 @@
 //! What this node enforces, in numbers: the loop notes them after each apply, `/status` serves them as JSON, and
 //! `palisade status` reads that. The JSON is stable; docs/cli.md explains every field.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use policy_compiler::policy::Direction;
+use policy_compiler::policy::{Direction, PolicyName};
 use serde::{Deserialize, Serialize};
 
 use super::enforcer::{Applied, Enforcer};
@@ -109,17 +109,34 @@ pub struct Noted(Arc<Mutex<State>>);
 struct State {
     enforced: Option<Enforced>,
     applied: Option<(Instant, Applied)>,
+    refused: Vec<PolicyName>,
 }
 
 impl Noted {
     /// The kernel holds what this enforcer wants, by what was done or without a change.
     pub fn held<K: Kernel>(&self, enforcer: &Enforcer<K>, applied: &Applied) {
         let enforced = Enforced::of(enforcer);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.enforced = Some(enforced);
         if applied.changed {
             state.applied = Some((Instant::now(), applied.clone()));
         }
+    }
+}
+
+impl Noted {
+    /// The NetworkPolicies whose rules the kernel refuses.
+    pub fn note_refused(&self, policies: Vec<PolicyName>) {
+        self.state().refused = policies;
+    }
+
+    /// See [`Self::note_refused`].
+    pub fn refused(&self) -> Vec<PolicyName> {
+        self.state().refused.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +174,7 @@ impl Status {
     /// As of now.
     pub fn of(shared: &Shared) -> Self {
         let (problems, warnings) = shared.readiness.lines();
-        let state = shared.noted.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = shared.noted.state();
         let last_apply = state.applied.as_ref().map(|(at, applied)| LastApply {
             seconds_ago: at.elapsed().as_secs_f64(),
             seconds: applied.duration.as_secs_f64(),

@@ -4,6 +4,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Namespace, Node, Pod, PodName};
 use policy_compiler::compile::Event;
 use policy_compiler::convert::{self, FieldError};
@@ -100,6 +103,34 @@ impl fmt::Display for Key {
     }
 }
 
+/// Which object of all that ever had its name, and which version of its spec: what an Event about it must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.uid`
+    pub uid: Arc<str>,
+    /// `metadata.generation`
+    pub generation: i64,
+}
+
+impl Identity {
+    fn of(meta: &Meta) -> Option<Self> {
+        Some(Identity {
+            uid: meta.uid.as_deref()?.into(),
+            generation: meta.generation.unwrap_or_default(),
+        })
+    }
+}
+
+/// What an object says, and what of it is not heeded.
+pub(super) type Converted<O> = Result<(O, Option<Oddity>), Vec<FieldError>>;
+
+/// What of an object is not heeded.
+pub(super) struct Oddity {
+    pub(super) message: String,
+    /// What is done instead.
+    pub(super) remedy: &'static str,
+}
+
 /// A kind, as far as it differs from the others.
 pub(super) trait Kind: Send + Sync + 'static {
     const RESOURCE: Resource;
@@ -109,7 +140,7 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Object: PartialEq + Send + Sync;
 
     fn meta(wire: &Self::Wire) -> &Meta;
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Self::Object, Vec<FieldError>>;
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Self::Object>;
     /// What of an object that cannot be read is safer kept than left out.
     fn salvage(_object: &[u8]) -> Option<Self::Object> {
         None
@@ -121,7 +152,9 @@ pub(super) trait Kind: Send + Sync + 'static {
 /// An object that has been read, or has not.
 pub(super) struct Read<O> {
     pub(super) key: Key,
-    pub(super) outcome: Result<O, Unreadable<O>>,
+    /// None when the API server does not say.
+    pub(super) identity: Option<Identity>,
+    pub(super) outcome: Result<(O, Option<Oddity>), Unreadable<O>>,
 }
 
 /// What is wrong with an object.
@@ -133,6 +166,7 @@ pub(super) struct Unreadable<O> {
 /// Converts an object that has been decoded; `text` is what it was decoded from.
 pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool: &mut Pool) -> Option<Read<K::Object>> {
     let key = Key::of(K::meta(&wire))?;
+    let identity = Identity::of(K::meta(&wire));
     let checked = limits::check(K::meta(&wire));
     // A conversion that panics is a defect of ours, and must cost one object and not the watch.
     let converted = checked.and_then(|()| {
@@ -145,14 +179,15 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
         message,
         salvaged: K::salvage(&text()),
     });
-    Some(Read { key, outcome })
+    Some(Read { key, identity, outcome })
 }
 
 /// What can be said of an object that cannot be decoded; none when it has no name.
 pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Option<Read<K::Object>> {
-    let identity: Identity = serde_json::from_slice(text).ok()?;
+    let meta = serde_json::from_slice::<Bare>(text).ok()?.meta();
     Some(Read {
-        key: Key::of(&identity.meta())?,
+        key: Key::of(&meta)?,
+        identity: Identity::of(&meta),
         outcome: Err(Unreadable {
             message: format!("{error:.300}"),
             salvaged: K::salvage(text),
@@ -162,25 +197,29 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
 
 /// The name and the version of any object, whatever else is wrong with it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Identity {
-    metadata: IdentityMeta,
+pub(super) struct Bare {
+    metadata: BareMeta,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct IdentityMeta {
+struct BareMeta {
     name: Option<String>,
     namespace: Option<String>,
     resource_version: Option<String>,
+    uid: Option<String>,
+    generation: Option<i64>,
 }
 
-impl Identity {
+impl Bare {
     /// `metadata` with nothing else in it.
     pub(super) fn meta(&self) -> Meta {
         Meta {
             name: self.metadata.name.clone(),
             namespace: self.metadata.namespace.clone(),
             resource_version: self.metadata.resource_version.clone(),
+            uid: self.metadata.uid.clone(),
+            generation: self.metadata.generation,
             ..Meta::default()
         }
     }
@@ -188,6 +227,15 @@ impl Identity {
     pub(super) fn key(&self) -> Option<Key> {
         Key::of(&self.meta())
     }
+}
+
+/// A mode that is none: the conversion has taken it for enforcement.
+fn no_mode(metadata: &ObjectMeta, remedy: &'static str) -> Option<Oddity> {
+    let error = convert::enforcement(metadata).err()?;
+    Some(Oddity {
+        message: limits::sentence(&[error]),
+        remedy,
+    })
 }
 
 /// Namespaces.
@@ -202,8 +250,10 @@ impl Kind for Namespaces {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Namespace, Vec<FieldError>> {
-        convert::namespace(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Namespace> {
+        let object = v1::Namespace::from(wire);
+        let odd = no_mode(&object.metadata, "its policies are enforced, but for those that say otherwise");
+        convert::namespace(&object).map(|namespace| (namespace, odd))
     }
 
     fn event(object: Arc<Namespace>) -> Event {
@@ -227,8 +277,8 @@ impl Kind for Nodes {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Node, Vec<FieldError>> {
-        convert::node(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Node> {
+        convert::node(&wire.into()).map(|node| (node, None))
     }
 
     fn event(object: Arc<Node>) -> Event {
@@ -252,8 +302,10 @@ impl Kind for Policies {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Policy, Vec<FieldError>> {
-        convert::network_policy(&wire.into()).map(|(policy, _)| policy)
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Policy> {
+        let object = NetworkPolicy::from(wire);
+        let odd = no_mode(&object.metadata, "it is enforced");
+        convert::network_policy(&object).map(|(policy, _)| (policy, odd))
     }
 
     fn salvage(object: &[u8]) -> Option<Policy> {
@@ -285,9 +337,9 @@ impl Kind for Pods {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Pod, Vec<FieldError>> {
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Pod> {
         let pod = convert::pod(&wire.into())?;
-        Ok(pool.pod(pod))
+        Ok((pool.pod(pod), None))
     }
 
     fn event(object: Arc<Pod>) -> Event {
