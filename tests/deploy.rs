@@ -11,12 +11,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Namespace, PodSpec, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use palisade::agent::announce::{Announcer, Finding};
+use palisade::agent::metrics::Metrics;
 use palisade::agent::source::{Access, Target, Timing, Update, Watches};
 use palisade::manifests::{Node, decode, documents};
 use serde::de::DeserializeOwned;
@@ -116,7 +118,8 @@ fn right(kind: Kind, verb: &'static str) -> Right {
     (kind.group().to_owned(), kind.plural().to_owned(), verb)
 }
 
-/// What the source asks for on a server of that age, until it has told a change of every kind.
+/// What the agent asks for on a server of that age, until it has heard of a change of every kind and told of a policy that it
+/// does not understand.
 async fn asked(streaming: bool) -> BTreeSet<Right> {
     let api = Api::start().await;
     api.set_streaming(streaming);
@@ -127,13 +130,14 @@ async fn asked(streaming: bool) -> BTreeSet<Right> {
         file: Some(file),
         context: None,
     };
-    let mut watches = Watches::start(Arc::new(Access::new(target).unwrap()), Timing::default());
+    let access = Arc::new(Access::new(target).unwrap());
+    let mut watches = Watches::start(access.clone(), Timing::default());
     let first = timeout(SOON, watches.next()).await.unwrap();
     assert!(matches!(first, Update::Ready(_)), "{first:?}");
 
     api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
     api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
+    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 70000}]}]});
     let policy = json!({"metadata": {"namespace": "shop", "name": "none"}, "spec": spec});
     api.put(Kind::NetworkPolicy, policy);
     let spec = json!({"nodeName": "worker-1", "containers": [{"name": "c", "image": "i"}]});
@@ -147,6 +151,11 @@ async fn asked(streaming: bool) -> BTreeSet<Right> {
             Update::Ready(_) => panic!("a second snapshot"),
         }
     }
+    let findings: Vec<Finding> = watches.unreadable().into_iter().map(Finding::from).collect();
+    let mut announcer = Announcer::new(access, "worker-1".into(), Metrics::default());
+    announcer.turn(&findings, 1, SystemTime::now()).await;
+    assert_eq!(api.objects(Kind::Event).len(), 1);
+
     let verb = |verb| match verb {
         Verb::Get => "get",
         Verb::List => "list",

@@ -205,16 +205,16 @@ impl Announcer {
                     policy,
                 })
             }));
-            let wait = self.turn(&findings, known.nodes()).await;
+            let wait = self.turn(&findings, known.nodes(), SystemTime::now()).await;
             sleep(wait).await;
         }
     }
 
     /// Sends at most one request, of all that is found in a cluster of so many nodes; how long to wait before the next turn.
-    pub async fn turn(&mut self, findings: &[Finding], nodes: usize) -> Duration {
+    pub async fn turn(&mut self, findings: &[Finding], nodes: usize, now: SystemTime) -> Duration {
         let pace = pace(nodes);
-        let hour = hour();
-        let mine = |name: &String, reason| reason == Reason::Refused || self.draws(name, nodes);
+        let hour = hour(now);
+        let mine = |name: &String, reason| reason == Reason::Refused || draws(name, &self.node, nodes);
         let due: Vec<(String, &Finding)> = findings
             .iter()
             .filter_map(|finding| Some((finding.name(hour)?, finding)))
@@ -229,13 +229,6 @@ impl Announcer {
         };
         let answer = self.send(name, finding).await;
         self.take(name, finding, answer).max(pace)
-    }
-
-    /// Whether it falls to this node to tell what all find: anew for each Event.
-    fn draws(&self, name: &str, nodes: usize) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (name, &*self.node).hash(&mut hasher);
-        hasher.finish() % (nodes.max(1) as u64) < TRIES
     }
 
     async fn send(&self, name: &str, finding: &Finding) -> Answer {
@@ -310,6 +303,13 @@ fn refusal(status: &Status) -> Answer {
     }
 }
 
+/// Whether it falls to a node, one of so many, to tell what all find: anew for each Event.
+fn draws(name: &str, node: &str, nodes: usize) -> bool {
+    let mut hasher = DefaultHasher::new();
+    (name, node).hash(&mut hasher);
+    hasher.finish() % (nodes.max(1) as u64) < TRIES
+}
+
 /// How long an agent waits between two requests.
 fn pace(nodes: usize) -> Duration {
     let all = u32::try_from(nodes).unwrap_or(u32::MAX);
@@ -317,8 +317,8 @@ fn pace(nodes: usize) -> Duration {
 }
 
 /// Which hour it is, since 1970.
-fn hour() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+fn hour(now: SystemTime) -> u64 {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH);
     now.unwrap_or_default().as_secs() / KEPT.as_secs()
 }
 

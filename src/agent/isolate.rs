@@ -88,7 +88,9 @@ impl Isolation {
     /// The closed policies that are NetworkPolicies.
     pub fn network_policies(&self) -> Vec<PolicyName> {
         let keys = self.refused.keys();
-        keys.filter(|(tier, _)| *tier == Tier::NetworkPolicy).map(|(_, name)| name.clone()).collect()
+        keys.filter(|(tier, _)| *tier == Tier::NetworkPolicy)
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 
     /// One line for each closed policy, for people.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, Kind, Verb};
+use super::api::{Api, Fault, Kind, Verb};
 use super::{Agent, in_a_namespace, palisade, table, until};
 
 fn pod(name: &str, node: &str, address: &str) -> Value {
@@ -88,7 +88,8 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| !t.contains("10.244.2.3"))
         });
 
-        // One that cannot be read is told, and the rest goes on.
+        // One that cannot be read is told, also by an Event, though not at the first attempt; and the rest goes on.
+        api.fault(Kind::Event, Verb::Create, 1, Fault::Status(500));
         let mut broken = policy(9090);
         broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
         api.put(Kind::NetworkPolicy, broken);
@@ -103,15 +104,75 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.4") && t.contains("9090"))
         });
 
+        until("an Event tells it", || api.objects(Kind::Event).len() == 1);
+        let event = api.objects(Kind::Event).remove(0);
+        assert_eq!(
+            (&event["regarding"]["namespace"], &event["regarding"]["name"]),
+            (&json!("shop"), &json!("web"))
+        );
+        assert_eq!(event["reportingInstance"], "worker-1");
+        let note = event["note"].as_str().expect("a note");
+        assert!(note.ends_with("its last good version stays in force"), "{note}");
+        until("it is counted", || {
+            agent.metric("palisade_policy_events_total{outcome=\"posted\"} 1")
+        });
+
         for call in api.calls() {
+            let reads = matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList);
             assert!(
-                matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList),
+                reads || (call.kind, call.verb) == (Kind::Event, Verb::Create),
                 "{call:?}"
             );
         }
         let last = table();
         assert!(agent.stop().success());
         assert_eq!(table(), last, "the rules stay");
+    });
+}
+
+#[test]
+fn without_the_right_to_create_events_all_else_goes_on() {
+    in_a_namespace("cluster::without_the_right_to_create_events_all_else_goes_on", || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let api = runtime.block_on(Api::start());
+        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
+        let mut broken = policy(8080);
+        broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
+        api.put(Kind::NetworkPolicy, broken);
+        api.fault(Kind::Event, Verb::Create, 1, Fault::Status(403));
+
+        let folder = tempfile::tempdir().expect("directory");
+        let kubeconfig = folder.path().join("kubeconfig");
+        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
+        let log = folder.path().join("log");
+        let kubeconfig = kubeconfig.display().to_string();
+        let arguments = [
+            "agent",
+            "--node-name",
+            "worker-1",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        let agent = Agent::with(&arguments.map(str::to_owned), log.clone());
+        agent.until_ready();
+        until("it has been refused", || {
+            agent.metric("palisade_policy_events_total{outcome=\"failed\"} 1")
+        });
+        api.put(Kind::NetworkPolicy, policy(9090));
+        until("policies are followed", || table().is_some_and(|t| t.contains("9090")));
+        assert_eq!(agent.get("/readyz").0, 200);
+        assert_eq!(api.count(Kind::Event, Verb::Create), 1);
+        let text = fs::read_to_string(log).expect("a log");
+        assert_eq!(text.matches("no Events tell of policies").count(), 1, "{text}");
+        assert!(agent.stop().success());
     });
 }
 

@@ -252,7 +252,10 @@ impl Kind for Namespaces {
 
     fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Namespace> {
         let object = v1::Namespace::from(wire);
-        let odd = no_mode(&object.metadata, "its policies are enforced, but for those that say otherwise");
+        let odd = no_mode(
+            &object.metadata,
+            "its policies are enforced, but for those that say otherwise",
+        );
         convert::namespace(&object).map(|namespace| (namespace, odd))
     }
 

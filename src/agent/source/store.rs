@@ -117,7 +117,10 @@ impl<K: Kind> Store<K> {
             listing.invalid.remove(&key);
             return None;
         };
-        let known = self.invalid.get(&key).is_some_and(|k| k.message == complaint.wrong.message);
+        let known = self
+            .invalid
+            .get(&key)
+            .is_some_and(|k| k.message == complaint.wrong.message);
         listing.invalid.insert(key, complaint.wrong.clone());
         (!known).then_some(complaint)
     }
