@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::source::{Health, Resource};
+use super::status::Enforced;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -101,10 +102,7 @@ impl ByPod {
         ByPod {
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
-            direction: match direction {
-                Direction::Ingress => "ingress",
-                Direction::Egress => "egress",
-            },
+            direction: word(direction),
         }
     }
 
@@ -112,6 +110,30 @@ impl ByPod {
     pub fn both(pod: &PodName) -> [Self; 2] {
         Direction::BOTH.map(|direction| ByPod::new(pod, direction))
     }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+/// The label of metrics of the two halves of the compiled table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDirection {
+    direction: &'static str,
+}
+
+/// How large what is enforced is.
+#[derive(Clone, Debug, Default)]
+struct Sizes {
+    groups: Family<ByDirection, Gauge>,
+    classes: Family<ByDirection, Gauge>,
+    chains: Gauge,
+    rules: Gauge,
+    sets: Gauge,
+    elements: Gauge,
 }
 
 /// The label of metrics by kind of object.
@@ -177,6 +199,7 @@ pub struct Metrics {
     /// Events on policies that are still to be created.
     pub policy_events_waiting: Gauge,
     policy_events: Family<ByAnnounced, Counter>,
+    sizes: Sizes,
     watches: WatchMetrics,
 }
 
@@ -206,6 +229,7 @@ impl Default for Metrics {
             address_conflicts: Gauge::default(),
             policy_events_waiting: Gauge::default(),
             policy_events: Family::default(),
+            sizes: Sizes::default(),
             watches: WatchMetrics::default(),
         };
         // Every label value exists from the start, so that a rate over a first failure is seen.
@@ -216,6 +240,7 @@ impl Default for Metrics {
         for outcome in [Announced::Posted, Announced::Known, Announced::Failed] {
             drop(metrics.policy_events.get_or_create(&ByAnnounced { outcome }));
         }
+        metrics.enforced(&Enforced::default());
         for resource in Resource::ALL {
             metrics.watch(resource, &Health::default());
         }
@@ -236,6 +261,26 @@ impl Metrics {
     pub fn succeeded_now(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last_success.set(now.unwrap_or(Duration::ZERO).as_secs_f64());
+    }
+
+    /// Tells how large what is enforced is.
+    pub fn enforced(&self, enforced: &Enforced) {
+        let sizes = &self.sizes;
+        for (direction, half) in [
+            (Direction::Ingress, enforced.ingress),
+            (Direction::Egress, enforced.egress),
+        ] {
+            let by = ByDirection {
+                direction: word(direction),
+            };
+            sizes.groups.get_or_create(&by).set(half.groups as i64);
+            sizes.classes.get_or_create(&by).set(half.classes as i64);
+        }
+        let table = &enforced.table;
+        sizes.chains.set(table.chains as i64);
+        sizes.rules.set(table.rules as i64);
+        sizes.sets.set(table.sets as i64);
+        sizes.elements.set(table.elements as i64);
     }
 
     /// Counts a request to create an Event.
@@ -287,6 +332,13 @@ impl Metrics {
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
+        let s = &self.sizes;
+        r.register("groups", "Sorts of pods of this node, by the policies that select them", s.groups.clone());
+        r.register("classes", "Sorts of peers that these policies tell apart", s.classes.clone());
+        r.register("chains", "Chains of the table inet palisade", s.chains.clone());
+        r.register("rules", "Rules of the table", s.rules.clone());
+        r.register("sets", "Sets and maps of the table", s.sets.clone());
+        r.register("elements", "Elements of these, without the records of denials", s.elements.clone());
         r.register("isolated_policies", "Policies whose rules the kernel refuses, and which therefore allow nothing", self.isolated_policies.clone());
         r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
         r.register("policy_events", "Requests to create Events on policies that are not enforced as they are written", self.policy_events.clone());

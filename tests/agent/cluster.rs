@@ -74,6 +74,9 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.3") && !t.contains("10.244.2.2"))
         });
 
+        let lag = &agent.status().1["lastApply"]["lagSeconds"];
+        assert!(lag.as_f64().is_some_and(|lag| lag > 0.0 && lag < 30.0), "{lag}");
+
         // An outage freezes what is there, and what happens meanwhile is made up for.
         let before = table();
         api.set_outage(true);

@@ -97,7 +97,14 @@ fn the_kernel_follows_the_folder() {
         assert_eq!(enforced["table"]["rules"], objects("rule").len());
         assert_eq!(enforced["table"]["sets"], objects("set").len() + objects("map").len());
         assert!(status["lastApply"]["operations"].as_u64() > Some(10), "{status}");
-        assert!(status["lagSeconds"].as_f64().is_some_and(|lag| lag < 60.0), "{status}");
+        assert!(
+            status["heldSecondsAgo"].as_f64().is_some_and(|ago| ago < 60.0),
+            "{status}"
+        );
+        assert_eq!(status["lastApply"]["lagSeconds"], Value::Null, "no event was followed");
+        let rules = format!("palisade_rules {}", enforced["table"]["rules"]);
+        assert!(agent.metric(&rules), "{rules}");
+        assert!(agent.metric("palisade_groups{direction=\"ingress\"} 1"));
 
         // An editor's way: written beside it, then renamed.
         fs::write(folder.file(".policy.yaml.swp"), policy("9090")).expect("write");
