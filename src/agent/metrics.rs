@@ -356,14 +356,24 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Name, labels and type of every metric in the manual.
+    fn documented() -> Vec<(String, BTreeSet<String>, String)> {
+        let row = |line: &'static str| {
+            let (name, rest) = line.strip_prefix("| `palisade_")?.split_once("` | ")?;
+            let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+            let labels = labels.trim_end_matches('}').split(',').filter(|l| !l.is_empty());
+            let (kind, _) = rest.split_once(" | ")?;
+            Some((name.to_owned(), labels.map(str::to_owned).collect(), kind.to_owned()))
+        };
+        include_str!("../../docs/agent.md").lines().filter_map(row).collect()
+    }
 
     #[test]
     fn every_metric_is_documented_and_no_other() {
-        let documented: Vec<&str> = include_str!("../../docs/agent.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `palisade_")?.split(['`', '{']).next())
-            .collect();
         let metrics = Metrics::default();
         // A counter by pod is not exposed before there is a pod.
         let pod = PodName {
@@ -376,17 +386,56 @@ mod tests {
                 .get_or_create(&ByPod::new(&pod, Direction::Ingress)),
         );
         let text = metrics.encode().expect("text");
-        let exposed: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE palisade_"))
-            .map(|line| line.rsplit_once(' ').expect("a name and a type"))
-            .map(|(name, _)| name)
-            .collect();
-        let bare: Vec<&str> = documented
-            .iter()
-            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
-            .collect();
-        assert_eq!(bare, exposed);
+        let exposed = text.lines().filter_map(|line| {
+            let (name, kind) = line.strip_prefix("# TYPE palisade_")?.split_once(' ')?;
+            // The name of a sample says more than that of its family.
+            let name = match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            };
+            let sample = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("palisade_")?.strip_prefix(&name))
+                .find_map(|rest| rest.strip_prefix('{')?.split_once("} "));
+            let labels = sample.map_or("", |(labels, _)| labels).split(',');
+            let labels = labels.filter_map(|label| label.split_once('='));
+            Some((
+                name,
+                labels.map(|(label, _)| label.to_owned()).collect(),
+                kind.to_owned(),
+            ))
+        });
+        assert_eq!(documented(), exposed.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_exposition_is_that_of_openmetrics() {
+        let text = Metrics::default().encode().expect("text");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let of = |kind: &str| -> Vec<&str> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(kind));
+            lines.filter_map(|line| line.split(' ').next()).collect()
+        };
+        let (helped, typed) = (of("# HELP "), of("# TYPE "));
+        assert_eq!(helped, typed);
+        assert!(
+            typed.len() > 20 && typed.iter().all(|name| name.starts_with("palisade_")),
+            "{typed:?}"
+        );
+        for name in of("# UNIT ") {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = name.split('{').next().expect("a name");
+            let suffixes = ["", "_total", "_info", "_count", "_sum", "_bucket"];
+            let family = suffixes
+                .iter()
+                .find_map(|s| typed.iter().find(|t| name == format!("{t}{s}")));
+            assert!(family.is_some(), "{line}");
+        }
     }
 
     #[test]
