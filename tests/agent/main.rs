@@ -10,6 +10,7 @@
 mod api;
 mod cluster;
 mod preflight;
+mod privileges;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -362,8 +363,12 @@ impl Agent {
 
     #[track_caller]
     fn with(arguments: &[String], log: PathBuf) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(arguments)
+        Agent::run(Command::new(PROGRAM).args(arguments), log)
+    }
+
+    #[track_caller]
+    fn run(command: &mut Command, log: PathBuf) -> Self {
+        let mut child = command
             .stderr(fs::File::create(&log).expect("log"))
             .spawn()
             .expect("started");
