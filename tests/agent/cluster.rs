@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Fault, Kind, Verb};
 use super::{Agent, in_a_namespace, palisade, table, until};
 
-fn pod(name: &str, node: &str, address: &str) -> Value {
+pub(super) fn pod(name: &str, node: &str, address: &str) -> Value {
     json!({
         "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
         "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
@@ -15,7 +15,7 @@ fn pod(name: &str, node: &str, address: &str) -> Value {
     })
 }
 
-fn policy(port: u16) -> Value {
+pub(super) fn policy(port: u16) -> Value {
     json!({
         "metadata": {"namespace": "shop", "name": "web"},
         "spec": {
@@ -130,52 +130,6 @@ fn the_kernel_follows_the_api_server() {
         let last = table();
         assert!(agent.stop().success());
         assert_eq!(table(), last, "the rules stay");
-    });
-}
-
-#[test]
-fn without_the_right_to_create_events_all_else_goes_on() {
-    in_a_namespace("cluster::without_the_right_to_create_events_all_else_goes_on", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let api = runtime.block_on(Api::start());
-        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
-        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
-        let mut broken = policy(8080);
-        broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
-        api.put(Kind::NetworkPolicy, broken);
-        api.fault(Kind::Event, Verb::Create, 1, Fault::Status(403));
-
-        let folder = tempfile::tempdir().expect("directory");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-        let log = folder.path().join("log");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
-            "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--kubeconfig",
-            &kubeconfig,
-        ];
-        let agent = Agent::with(&arguments.map(str::to_owned), log.clone());
-        agent.until_ready();
-        until("it has been refused", || {
-            agent.metric("palisade_policy_events_total{outcome=\"failed\"} 1")
-        });
-        api.put(Kind::NetworkPolicy, policy(9090));
-        until("policies are followed", || table().is_some_and(|t| t.contains("9090")));
-        assert_eq!(agent.get("/readyz").0, 200);
-        assert_eq!(api.count(Kind::Event, Verb::Create), 1);
-        let text = fs::read_to_string(log).expect("a log");
-        assert_eq!(text.matches("no Events tell of policies").count(), 1, "{text}");
-        assert!(agent.stop().success());
     });
 }
 

@@ -1,6 +1,7 @@
 //! The agent as users run it: the real program, a folder of manifests, and the nftables of a network namespace that holds
 //! nothing else.
 
+mod announce;
 #[path = "../support/api/mod.rs"]
 #[allow(
     dead_code,
