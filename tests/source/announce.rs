@@ -101,6 +101,10 @@ async fn five_agents_make_one_event_and_another_when_it_is_broken_again() {
     assert_eq!(world.api.count(Kind::Event, Verb::Create), 5, "each asks once");
     assert_eq!((agents.counted("posted"), agents.counted("known")), (1, 4));
     let stored = &world.api.objects(Kind::NetworkPolicy)[1]["metadata"];
+    // The API server reads six digits, no more and no less.
+    let time = events[0]["eventTime"].as_str().unwrap();
+    let fraction = time.rsplit_once('.').map(|(_, fraction)| fraction.len());
+    assert_eq!(fraction, Some("000000Z".len()), "{time}");
     let event: Event = serde_json::from_value(events[0].clone()).unwrap();
     let regarding = event.regarding.unwrap();
     assert_eq!(regarding.kind.as_deref(), Some("NetworkPolicy"));
