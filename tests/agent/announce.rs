@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
@@ -78,6 +79,36 @@ fn without_the_right_to_create_events_all_else_goes_on() {
         assert_eq!(text.matches("no Events tell of policies").count(), 1, "{text}");
         assert!(agent.stop().success());
     });
+}
+
+#[test]
+fn a_thousand_bad_policies_make_a_request_a_second_and_delay_nothing() {
+    in_a_namespace(
+        "announce::a_thousand_bad_policies_make_a_request_a_second_and_delay_nothing",
+        || {
+            let world = World::new();
+            let api = &world.api;
+            for at in 0..1000 {
+                let mut broken = policy(8080);
+                broken["metadata"]["name"] = json!(format!("bad-{at}"));
+                broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
+                api.put(Kind::NetworkPolicy, broken);
+            }
+            let start = Instant::now();
+            let agent = Agent::run(&mut world.command(), world.log());
+            agent.until_ready();
+            until("some are told", || api.objects(Kind::Event).len() >= 3);
+            api.put(Kind::NetworkPolicy, policy(9090));
+            until("policies are followed", || table().is_some_and(|t| t.contains("9090")));
+            let told = api.count(Kind::Event, Verb::Create);
+            // The first at once, and then one each second.
+            let most = 1 + usize::try_from(start.elapsed().as_secs()).expect("not so long");
+            assert!(told <= most, "{told} requests, and {most} are the most");
+            assert_eq!(agent.get("/readyz").0, 200);
+            assert!(agent.metric("palisade_watch_invalid_objects{resource=\"networkpolicies\"} 1000"));
+            assert!(agent.stop().success());
+        },
+    );
 }
 
 /// An nft that takes everything but port 54321.
