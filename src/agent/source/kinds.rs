@@ -154,8 +154,11 @@ pub(super) struct Read<O> {
     pub(super) key: Key,
     /// None when the API server does not say.
     pub(super) identity: Option<Identity>,
-    pub(super) outcome: Result<(O, Option<Oddity>), Unreadable<O>>,
+    pub(super) outcome: Outcome<O>,
 }
+
+/// An object and what of it is not heeded, or what is wrong with it.
+pub(super) type Outcome<O> = Result<(O, Option<Oddity>), Unreadable<O>>;
 
 /// What is wrong with an object.
 pub(super) struct Unreadable<O> {

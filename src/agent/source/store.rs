@@ -8,7 +8,7 @@ use std::sync::Arc;
 use policy_compiler::compile::Event;
 
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Oddity, Read, Unreadable};
+use super::kinds::{Key, Kind, Oddity, Outcome, Read};
 
 /// Objects of one kind.
 pub(super) struct Store<K: Kind> {
@@ -151,11 +151,7 @@ impl<K: Kind> Store<K> {
     }
 
     /// What to hold of an object, if anything new, and what is wrong with it.
-    fn judge(
-        &self,
-        key: &Key,
-        outcome: Result<(K::Object, Option<Oddity>), Unreadable<K::Object>>,
-    ) -> (Option<Held<K>>, Option<Complaint>) {
+    fn judge(&self, key: &Key, outcome: Outcome<K::Object>) -> (Option<Held<K>>, Option<Complaint>) {
         let unreadable = match outcome {
             Ok((object, odd)) => {
                 let held = Held {
