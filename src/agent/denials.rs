@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
-use policy_compiler::evaluate::Evaluator;
+use policy_compiler::evaluate::{Decision, Evaluator};
 use policy_compiler::labels::Name;
+use policy_compiler::policy::PolicyName;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -31,6 +32,9 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// At most so many are logged in that time; then one line says how many more there were.
 const LINES: usize = 20;
+
+/// So many policies are named in one of them.
+const POLICIES: usize = 8;
 
 /// What is remembered from one look to the next; bounded by the node's pods and the size of the record.
 #[derive(Debug, Default)]
@@ -210,9 +214,27 @@ impl Log {
             Mode::Enforce if !audited => "denied",
             _ => "would be denied",
         };
-        info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, reason, "{word}");
+        let policies = policies(&decision);
+        info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, policies, reason, "{word}");
         self.logged.insert(class);
     }
+}
+
+/// The policies that deny, or would: those that isolate the pod, and whose rule decides; none when nobody does by now.
+fn policies(decision: &Decision) -> Option<String> {
+    let sides = decision.sides().into_iter().filter(|side| !side.would_allow());
+    let names: BTreeSet<&PolicyName> = sides
+        .flat_map(|side| {
+            let deciding = side.decided_by.iter().map(|rule| &rule.policy);
+            let audited = side.audit.iter().flat_map(|audit| &audit.policies);
+            side.isolated_by.iter().chain(deciding).chain(audited)
+        })
+        .collect();
+    let mut words: Vec<String> = names.iter().take(POLICIES).map(ToString::to_string).collect();
+    if names.len() > POLICIES {
+        words.push(format!("and {} more", names.len() - POLICIES));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// The addresses of this node's pods.

@@ -355,23 +355,23 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 readiness.clear(Cause::Starting);
                 readiness.clear(Cause::Kernel);
                 metrics.succeeded_now();
-                self.shared.noted.held(&self.enforcer, &applied);
+                let lag = self.waiting_since.take().map(|since| since.elapsed());
+                metrics.enforced(&self.shared.noted.held(&self.enforcer, &applied, lag));
                 self.backoff.reset();
                 self.retry_at = None;
-                let since = self.waiting_since.take();
                 if applied.changed {
-                    if let Some(since) = since {
-                        metrics.event_to_kernel.observe(since.elapsed().as_secs_f64());
+                    if let Some(lag) = lag {
+                        metrics.event_to_kernel.observe(lag.as_secs_f64());
                     }
                     metrics.apply_duration.observe(applied.duration.as_secs_f64());
                     metrics.operations.inc_by(applied.operations as u64);
                     // Pods come and go all day in a large cluster.
-                    match since {
+                    match lag {
                         None => {
                             info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the source")
                         }
-                        Some(since) => {
-                            debug!(operations = applied.operations, took = ?applied.duration, lag = ?since.elapsed(), "the kernel follows the API server")
+                        Some(lag) => {
+                            debug!(operations = applied.operations, took = ?applied.duration, ?lag, "the kernel follows the API server")
                         }
                     }
                     // What the table looks like now is what later looks are compared with.
@@ -494,6 +494,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         }
         warnings.extend(uncovered(self.enforcer.node(), self.enforcer.settings(), summary));
         metrics.isolated_policies.set(self.isolation.count() as i64);
+        self.shared.noted.note_refused(self.isolation.network_policies());
         warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, Kind, Verb};
+use super::api::{Api, Fault, Kind, Verb};
 use super::{Agent, in_a_namespace, palisade, table, until};
 
 pub(crate) fn pod(name: &str, node: &str, address: &str) -> Value {
@@ -74,6 +74,9 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.3") && !t.contains("10.244.2.2"))
         });
 
+        let lag = &agent.status().1["lastApply"]["lagSeconds"];
+        assert!(lag.as_f64().is_some_and(|lag| lag > 0.0 && lag < 30.0), "{lag}");
+
         // An outage freezes what is there, and what happens meanwhile is made up for.
         let before = table();
         api.set_outage(true);
@@ -88,7 +91,8 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| !t.contains("10.244.2.3"))
         });
 
-        // One that cannot be read is told, and the rest goes on.
+        // One that cannot be read is told, also by an Event, though not at the first attempt; and the rest goes on.
+        api.fault(Kind::Event, Verb::Create, 1, Fault::Status(500));
         let mut broken = policy(9090);
         broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
         api.put(Kind::NetworkPolicy, broken);
@@ -103,9 +107,23 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.4") && t.contains("9090"))
         });
 
+        until("an Event tells it", || api.objects(Kind::Event).len() == 1);
+        let event = api.objects(Kind::Event).remove(0);
+        assert_eq!(
+            (&event["regarding"]["namespace"], &event["regarding"]["name"]),
+            (&json!("shop"), &json!("web"))
+        );
+        assert_eq!(event["reportingInstance"], "worker-1");
+        let note = event["note"].as_str().expect("a note");
+        assert!(note.ends_with("its last good version stays in force"), "{note}");
+        until("it is counted", || {
+            agent.metric("palisade_policy_events_total{outcome=\"posted\"} 1")
+        });
+
         for call in api.calls() {
+            let reads = matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList);
             assert!(
-                matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList),
+                reads || (call.kind, call.verb) == (Kind::Event, Verb::Create),
                 "{call:?}"
             );
         }

@@ -210,7 +210,7 @@ async fn the_log_names_each_sort_once_a_minute_and_why() {
     scene.send("10.0.0.3", "10.0.0.2", 80);
     scene.look();
     let expected = " INFO denied from=shop/api-1 (10.0.0.3) to=shop/web-1 (10.0.0.1) port=\"80/TCP\" packets=1 \
-                    reason=\"ingress isolated by shop/web and no rule admits it\"";
+                    policies=\"shop/web\" reason=\"ingress isolated by shop/web and no rule admits it\"";
     assert_eq!(scene.lines(), [expected]);
     scene.send("10.0.0.3", "10.0.0.1", 80);
     advance(LOOK_EVERY).await;

@@ -14,7 +14,7 @@ use policy_compiler::labels::Name;
 use super::Timing;
 use super::access::Access;
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Namespaces, Nodes, Pods, Policies, Read, Resource, Services};
+use super::kinds::{Key, Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
 use super::page::{self, ListMeta};
 use super::transport::{self, Failure};
 use super::watch::REFUSED_AGE;
@@ -164,7 +164,10 @@ impl<K: Kind> Default for Listed<K> {
 
 impl<K: Kind> Listed<K> {
     fn add(&mut self, read: Option<Read<K::Object>>) {
-        let Some(Read { key, outcome, doubts }) = read else {
+        let Some(Read {
+            key, outcome, doubts, ..
+        }) = read
+        else {
             self.remarks.nameless += 1;
             return;
         };
@@ -173,7 +176,12 @@ impl<K: Kind> Listed<K> {
             self.remarks.add(kind, &key, Some(doubt.path), doubt.message);
         }
         match outcome {
-            Ok(object) => self.objects.push(object),
+            Ok((object, odd)) => {
+                self.objects.push(object);
+                if let Some(Oddity { message, remedy }) = odd {
+                    self.remarks.add(kind, &key, None, format!("{message}; {remedy}"));
+                }
+            }
             Err(unreadable) => {
                 let message = format!("{}; {}", unreadable.message, unreadable.remedy());
                 self.remarks.add(kind, &key, None, message);
