@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "nft_tracer/ranges.rs"]
+mod ranges;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
-use ipnet::IpNet;
 use palisade::agent::enforcer::Enforcer;
 use palisade::nft::fake::Fake;
 use palisade::nft::listing::Listing;
@@ -16,11 +18,11 @@ use palisade::nft::tracer::{
     ACK, Answer, Connection, Entry, INIT, Packet, Recorded, SYN, State, Tracer, Way, number_of,
 };
 use palisade::nft::{
-    Clearing, DenyAction, Kernel, KernelError, MarkMask, Marks, Mode, Renderer, Ruleset, Settings, Transaction,
-    UnknownPods, render, replace,
+    Clearing, DenyAction, Kernel, KernelError, MarkMask, Marks, Mode, Renderer, Ruleset, Settings, Transaction, render,
+    replace,
 };
 use policy_compiler::changes::Changes;
-use policy_compiler::cluster::{Cluster, Endpoint, Node};
+use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Event, Subjects, compile};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::policy::Direction;
@@ -28,7 +30,7 @@ use policy_compiler::ports::{Protocol, Traffic};
 use policy_compiler::table::{GroupId, Half, PodIndex, Table};
 use policy_compiler::testing::{self, Tiers};
 use proptest::prelude::*;
-use proptest::sample::subsequence;
+use ranges::{ranged, ranges, unknown, unknown_pods, with_ranges};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -101,53 +103,6 @@ fn addressed(cluster: &Cluster, table: &Table) -> Vec<Endpoint> {
     addresses.sort();
     addresses.dedup();
     addresses.into_iter().map(|a| table.addresses().endpoint(a)).collect()
-}
-
-/// Whether an address lies in a range in which every pod must be known, and is no pod's or node's; worked out pod by pod.
-fn unknown(cluster: &Cluster, subjects: &Subjects, settings: Settings, address: IpAddr) -> bool {
-    let ours = |node: &&Arc<Node>| *subjects == Subjects::All || *subjects == Subjects::Node(node.name.clone());
-    let mut ranges = cluster.nodes.values().filter(ours).flat_map(|node| &node.pod_cidrs);
-    let of_pod = cluster
-        .pods
-        .values()
-        .any(|pod| !pod.ended && (!pod.host_network || pod.node.is_some()) && pod.addresses.contains(&address));
-    let of_node = cluster.nodes.values().any(|node| node.addresses.contains(&address));
-    let within = ranges.any(|range| range.contains(&address));
-    settings.unknown_pods == UnknownPods::Drop && within && !of_pod && !of_node
-}
-
-/// Ranges of two nodes; none half of the time.
-fn ranges() -> impl Strategy<Value = [Vec<IpNet>; 2]> {
-    let all: Vec<IpNet> = [
-        "10.0.0.0/30",
-        "10.0.0.0/8",
-        "10.0.0.3/32",
-        "10.0.1.7/24",
-        "172.18.0.0/31",
-        "0.0.0.0/0",
-        "fd00::/126",
-        "fd00::2/127",
-        "fd00:1::1/128",
-        "::/0",
-    ]
-    .map(|text| text.parse().unwrap())
-    .to_vec();
-    let of_one = move || prop_oneof![Just(Vec::new()), subsequence(all.clone(), 1..=3)];
-    [of_one(), of_one()]
-}
-
-fn ranged(node: &Arc<Node>, ranges: &[Vec<IpNet>; 2]) -> Arc<Node> {
-    let pod_cidrs = ranges[usize::from(&*node.name != "node-1")].clone();
-    Arc::new(Node {
-        pod_cidrs,
-        ..(**node).clone()
-    })
-}
-
-/// A cluster whose nodes have these ranges.
-fn with_ranges(mut cluster: Cluster, ranges: &[Vec<IpNet>; 2]) -> Cluster {
-    cluster.nodes.values_mut().for_each(|node| *node = ranged(node, ranges));
-    cluster
 }
 
 fn check(
@@ -307,13 +262,6 @@ fn subjects(one_node: bool) -> Subjects {
     match one_node {
         true => Subjects::Node("node-1".into()),
         false => Subjects::All,
-    }
-}
-
-fn unknown_pods(drops: bool) -> UnknownPods {
-    match drops {
-        true => UnknownPods::Drop,
-        false => UnknownPods::Allow,
     }
 }
 
