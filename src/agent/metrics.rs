@@ -184,6 +184,8 @@ pub struct Metrics {
     pub drift_repairs: Counter,
     /// Packets that policy denied to this node's pods, or would have in audit mode.
     pub denied_packets: Family<ByPod, Counter>,
+    /// Packets from or to an address of this node's pods that nobody knows, with `--unknown-pods drop`.
+    pub unknown_pod_packets: Counter,
     /// 1 while packets of judged connections pass by their mark.
     pub verified_marks: Gauge,
     /// Live pods in the cluster.
@@ -223,6 +225,7 @@ impl Default for Metrics {
             drift_check_duration: histogram(),
             drift_repairs: Counter::default(),
             denied_packets: Family::default(),
+            unknown_pod_packets: Counter::default(),
             verified_marks: Gauge::default(),
             pods: Gauge::default(),
             node_pods: Gauge::default(),
@@ -331,6 +334,7 @@ impl Metrics {
         r.register_with_unit("drift_check_duration", "Comparing the table in the kernel with what it should be", Unit::Seconds, self.drift_check_duration.clone());
         r.register("drift_repairs", "Changes of the table by others that were undone", self.drift_repairs.clone());
         r.register("denied_packets", "Packets that policy denied, by the pod whose policies did", self.denied_packets.clone());
+        r.register("unknown_pod_packets", "Packets from or to an address of this node's pods that no known pod has", self.unknown_pod_packets.clone());
         r.register("verified_marks", "Whether packets of judged connections pass by their mark", self.verified_marks.clone());
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());

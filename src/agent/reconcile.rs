@@ -24,7 +24,7 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::{Kernel, KernelError};
+use crate::nft::{Kernel, KernelError, Settings, UnknownPods};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -468,9 +468,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
             let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
-            let mode = enforcer.settings().mode;
+            let settings = enforcer.settings();
             self.denials
-                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
+                .look(enforcer.kernel(), enforcer.node(), cluster, settings, metrics);
         }
     }
 
@@ -509,6 +509,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "there is neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        warnings.extend(uncovered(self.enforcer.node(), self.enforcer.settings(), summary));
         metrics.isolated_policies.set(self.isolation.count() as i64);
         self.shared.noted.note_refused(self.isolation.network_policies());
         warnings.extend(self.isolation.lines());
@@ -517,6 +518,20 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         for finding in news(&mut self.findings, &findings) {
             warn!("{finding}");
         }
+    }
+}
+
+/// What `--unknown-pods drop` cannot do here. A node that nobody knows has no range: to guess one would cut off pods.
+fn uncovered(node: &Name, settings: Settings, summary: &Summary) -> Option<String> {
+    match (settings.unknown_pods, summary.pod_ranges, summary.pods_outside_ranges) {
+        (UnknownPods::Allow, ..) => None,
+        (UnknownPods::Drop, 0, _) => Some(format!(
+            "--unknown-pods drop is without effect: no Node {node} with podCIDRs is known"
+        )),
+        (UnknownPods::Drop, _, 0) => None,
+        (UnknownPods::Drop, _, outside) => Some(format!(
+            "--unknown-pods drop covers only a part of the pods here: {outside} of their addresses are outside the podCIDRs of Node {node}"
+        )),
     }
 }
 

@@ -120,7 +120,7 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
         Source::Cluster(target) => Some(Access::new(target.clone())?),
     };
     info!(
-        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, from = describe(&options.source, access.as_ref()), %http, nft,
+        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, unknown_pods = %options.settings.unknown_pods, from = describe(&options.source, access.as_ref()), %http, nft,
         table = if earlier { "to be replaced" } else { "to be made" }, "starting"
     );
 

@@ -51,6 +51,8 @@ pub struct Enforced {
     pub mode: String,
     /// `drop` or `reject`.
     pub deny_action: String,
+    /// `allow` or `drop`.
+    pub unknown_pods: String,
     /// Live pods in the cluster.
     pub cluster_pods: usize,
     /// Those on this node that policy can select.
@@ -176,6 +178,7 @@ impl Enforced {
             node: enforcer.node().to_string(),
             mode: settings.mode.to_string(),
             deny_action: settings.deny_action.to_string(),
+            unknown_pods: settings.unknown_pods.to_string(),
             cluster_pods: summary.pods,
             node_pods: summary.node_pods,
             policies: summary.policies,

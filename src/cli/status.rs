@@ -70,6 +70,11 @@ pub(crate) fn text(status: &Status) -> String {
         let half = |half: &Half| format!("{}, {}", count(half.groups, "group"), classes(half.classes));
         let table = &enforced.table;
         rows.push(("mode", denied));
+        let unknown = match enforced.unknown_pods.as_str() {
+            "drop" => "pass nothing until they are known",
+            _ => "are let pass until they are known",
+        };
+        rows.push(("new pods", unknown.to_owned()));
         let pods = count(enforced.node_pods, "pod");
         rows.push((
             "pods",

@@ -67,12 +67,9 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
 async fn missing(target: &Target) -> Result<Vec<String>, String> {
     let access = Access::new(target.clone()).map_err(|error| error.to_string())?;
     let client = access.client();
-    // `/api/v1/pods`, or `/apis/GROUP/v1/networkpolicies`.
-    let group = |resource: Resource| resource.path().strip_prefix("/apis/").and_then(|p| p.split('/').next());
-    let reads = Resource::ALL.into_iter().flat_map(|resource| {
-        let group = group(resource).unwrap_or_default();
-        VERBS.map(|verb| (group, resource.to_string(), verb))
-    });
+    let reads = Resource::ALL
+        .into_iter()
+        .flat_map(|resource| VERBS.map(|verb| (resource.group(), resource.to_string(), verb)));
     let rights: Vec<_> = reads
         .chain([("events.k8s.io", "events".to_owned(), "create")])
         .collect();

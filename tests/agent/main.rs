@@ -10,6 +10,7 @@ mod announce;
 )]
 mod api;
 mod cluster;
+mod denied;
 mod preflight;
 mod privileges;
 

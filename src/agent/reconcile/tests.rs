@@ -707,3 +707,4 @@ fn a_line_is_news_once_until_it_is_gone() {
 }
 
 mod marks;
+mod unknown;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use policy_compiler::compile::Event;
 
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Oddity, Outcome, Read};
+use super::kinds::{Key, Read, Unreadable, Watched};
 
 /// Objects of one kind.
-pub(super) struct Store<K: Kind> {
+pub(super) struct Store<K: Watched> {
     held: HashMap<Key, Held<K>>,
     /// What is wrong with those that cannot be read, or not as a whole.
     invalid: BTreeMap<Key, Wrong>,
@@ -20,14 +20,14 @@ pub(super) struct Store<K: Kind> {
     pub(super) pool: Pool,
 }
 
-struct Held<K: Kind> {
+struct Held<K: Watched> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
-pub(super) struct Listing<K: Kind> {
+pub(super) struct Listing<K: Watched> {
     seen: HashSet<Key>,
     changed: HashMap<Key, Held<K>>,
     invalid: BTreeMap<Key, Wrong>,
@@ -47,7 +47,7 @@ pub(super) struct Complaint {
     pub(super) wrong: Wrong,
 }
 
-impl<K: Kind> Default for Store<K> {
+impl<K: Watched> Default for Store<K> {
     fn default() -> Self {
         Store {
             held: HashMap::new(),
@@ -58,7 +58,7 @@ impl<K: Kind> Default for Store<K> {
     }
 }
 
-impl<K: Kind> Default for Listing<K> {
+impl<K: Watched> Default for Listing<K> {
     fn default() -> Self {
         Listing {
             seen: HashSet::new(),
@@ -68,7 +68,7 @@ impl<K: Kind> Default for Listing<K> {
     }
 }
 
-impl<K: Kind> Store<K> {
+impl<K: Watched> Store<K> {
     /// How many objects are held.
     pub(super) fn len(&self) -> usize {
         self.held.len()
@@ -86,8 +86,9 @@ impl<K: Kind> Store<K> {
 
     /// An object was added or changed.
     pub(super) fn put(&mut self, read: Read<K::Object>) -> (Option<Event>, Option<Complaint>) {
+        let unheeded = read.unheeded(K::RESOURCE);
         let Read { key, outcome, .. } = read;
-        let (held, complaint) = self.judge(&key, outcome);
+        let (held, complaint) = self.judge(&key, outcome, unheeded);
         let before = match &complaint {
             Some(complaint) => self.invalid.insert(key.clone(), complaint.wrong.clone()),
             None => self.invalid.remove(&key),
@@ -106,8 +107,9 @@ impl<K: Kind> Store<K> {
 
     /// An object of a list that is coming in.
     pub(super) fn list(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
+        let unheeded = read.unheeded(K::RESOURCE);
         let Read { key, outcome, .. } = read;
-        let (held, complaint) = self.judge(&key, outcome);
+        let (held, complaint) = self.judge(&key, outcome, unheeded);
         listing.seen.insert(key.clone());
         match held {
             Some(held) if self.differs(&key, &held) => listing.changed.insert(key.clone(), held),
@@ -151,14 +153,19 @@ impl<K: Kind> Store<K> {
     }
 
     /// What to hold of an object, if anything new, and what is wrong with it.
-    fn judge(&self, key: &Key, outcome: Outcome<K::Object>) -> (Option<Held<K>>, Option<Complaint>) {
+    fn judge(
+        &self,
+        key: &Key,
+        outcome: Result<K::Object, Unreadable<K::Object>>,
+        unheeded: Option<(String, &'static str)>,
+    ) -> (Option<Held<K>>, Option<Complaint>) {
         let unreadable = match outcome {
-            Ok((object, odd)) => {
+            Ok(object) => {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: false,
                 };
-                let complaint = odd.map(|Oddity { message, remedy }| Complaint {
+                let complaint = unheeded.map(|(message, remedy)| Complaint {
                     key: key.clone(),
                     wrong: Wrong { message, remedy },
                 });
@@ -166,6 +173,7 @@ impl<K: Kind> Store<K> {
             }
             Err(unreadable) => unreadable,
         };
+        let remedy = unreadable.remedy();
         let good = self.held.get(key).is_some_and(|held| !held.salvaged);
         let (held, remedy) = match unreadable.salvaged {
             // What was good once is nearer to what is meant than the readable part of what is not.
@@ -175,12 +183,9 @@ impl<K: Kind> Store<K> {
                     object: Arc::new(object),
                     salvaged: true,
                 };
-                (
-                    Some(held),
-                    "it isolates its pods, and its rules that can be read are in force",
-                )
+                (Some(held), remedy)
             }
-            None => (None, "it is left out"),
+            None => (None, remedy),
         };
         let complaint = Complaint {
             key: key.clone(),

@@ -65,6 +65,7 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
         }
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+        Some(Fault::Garbage) if verb == Verb::List => return answer(StatusCode::OK, "<html>log in</html>".to_owned()),
         _ => {}
     }
     if matches!(verb, Verb::Watch | Verb::StreamingList) {
@@ -85,8 +86,9 @@ fn target(path: &str) -> Option<Target> {
         None => path.strip_prefix("apis/")?.split_once("/v1/")?,
     };
     let kind = |plural: &str| {
-        Kind::SERVED
+        Kind::ALL
             .into_iter()
+            .chain([Kind::Service, Kind::Event])
             .find(|k| k.plural() == plural && k.group() == group)
     };
     let target = |kind, namespace: &str, name: Option<&str>, status| Target {

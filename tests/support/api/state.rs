@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Node,
     Pod,
     NetworkPolicy,
+    Service,
     /// Of `events.k8s.io`.
     Event,
 }
@@ -25,7 +26,6 @@ pub(crate) enum Kind {
 impl Kind {
     /// Those that the agent watches.
     pub(crate) const ALL: [Kind; 4] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
-    pub(super) const SERVED: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy, Kind::Event];
 
     /// Its name in URLs and in RBAC.
     pub(crate) fn plural(self) -> &'static str {
@@ -34,6 +34,7 @@ impl Kind {
             Kind::Node => "nodes",
             Kind::Pod => "pods",
             Kind::NetworkPolicy => "networkpolicies",
+            Kind::Service => "services",
             Kind::Event => "events",
         }
     }
@@ -56,7 +57,7 @@ impl Kind {
     }
 
     pub(super) fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Event)
+        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Service | Kind::Event)
     }
 }
 
