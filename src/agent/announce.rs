@@ -194,7 +194,7 @@ impl Announcer {
     pub(super) async fn run(mut self, known: Known, noted: Noted) {
         // Agents that were started together do not begin together.
         let part = RandomState::new().hash_one(()) % 1024;
-        sleep(pace(known.nodes()).mul_f64(part as f64 / 1024.0)).await;
+        sleep(pace(self.nodes()).mul_f64(part as f64 / 1024.0)).await;
         loop {
             let mut findings: Vec<Finding> = known.unreadable().into_iter().map(Finding::from).collect();
             findings.extend(noted.refused().into_iter().filter_map(|policy| {
@@ -205,12 +205,17 @@ impl Announcer {
                     policy,
                 })
             }));
-            let wait = self.turn(&findings, known.nodes(), SystemTime::now()).await;
+            let wait = self.turn(&findings, self.nodes(), SystemTime::now()).await;
             sleep(wait).await;
         }
     }
 
-    /// Sends at most one request, of all that is found in a cluster of so many nodes; how long to wait before the next turn.
+    /// How many agents there may be, as the loop last counted.
+    fn nodes(&self) -> usize {
+        usize::try_from(self.metrics.nodes.get()).unwrap_or_default()
+    }
+
+    /// Sends at most one request, of all that is found by agents on so many nodes; how long to wait before the next turn.
     pub async fn turn(&mut self, findings: &[Finding], nodes: usize, now: SystemTime) -> Duration {
         let pace = pace(nodes);
         let hour = hour(now);

@@ -192,6 +192,8 @@ pub struct Metrics {
     pub pods: Gauge,
     /// Live pods on this node.
     pub node_pods: Gauge,
+    /// Nodes that some pod runs on; every agent is such a pod.
+    pub nodes: Gauge,
     /// Policies that select a pod of this node.
     pub policies: Gauge,
     /// Policies whose rules the kernel refuses, and which therefore allow nothing.
@@ -227,6 +229,7 @@ impl Default for Metrics {
             verified_marks: Gauge::default(),
             pods: Gauge::default(),
             node_pods: Gauge::default(),
+            nodes: Gauge::default(),
             policies: Gauge::default(),
             isolated_policies: Gauge::default(),
             address_conflicts: Gauge::default(),
@@ -335,6 +338,7 @@ impl Metrics {
         r.register("verified_marks", "Whether packets of judged connections pass by their mark", self.verified_marks.clone());
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
+        r.register("nodes", "Nodes that pods run on", self.nodes.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
         let s = &self.sizes;
         r.register("groups", "Sorts of pods of this node, by the policies that select them", s.groups.clone());

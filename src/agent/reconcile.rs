@@ -4,7 +4,7 @@
 //! Every step blocks: reading files, compiling, nft. The loop must therefore have a thread of its own, such as the one
 //! that calls `block_on` of a runtime whose workers do the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ pub const READ_EVERY: Duration = Duration::from_secs(30);
 /// How often the agent looks whether somebody else has changed the table. Nearly always that is one netlink message (35
 /// microseconds); only when some table has changed since, nft lists ours.
 pub const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the nodes are counted: no more depends on it than how often something is told.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 
 /// Listing a large table takes long, and so does reading many manifests. Each is done so seldom, when nothing tells that it
 /// is worth it, that it takes one part in so many of the time.
@@ -94,6 +97,7 @@ pub struct Reconciler<R, K> {
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
+    count_at: Instant,
     /// When all listings so far have had their share of the time; not before then is the table listed again.
     list_at: Instant,
     repaired_at: Option<Instant>,
@@ -128,6 +132,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
+            count_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
             unmarked: None,
@@ -261,6 +266,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         let result = self.bring(closed.as_ref().unwrap_or(&cluster));
         self.cluster = Some(cluster);
         self.policies_changed = true;
+        self.count_nodes();
         self.check_bridges();
         let result = self.or_isolate(result);
         self.settle(result);
@@ -395,6 +401,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Looks whether somebody else has changed the table, and undoes it.
     fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
+        if Instant::now() >= self.count_at {
+            self.count_nodes();
+        }
         self.check_bridges();
         if let Err(error) = self.verify() {
             return self.settle(Err(error));
@@ -430,6 +439,14 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             }
             Err(error) => self.settle(Err(error)),
         }
+    }
+
+    /// Counts the nodes that pods run on. Node objects are not asked: an agent need not know those of other nodes.
+    fn count_nodes(&mut self) {
+        self.count_at = Instant::now() + COUNT_EVERY;
+        let pods = self.cluster.iter().flat_map(|cluster| cluster.pods.values());
+        let nodes: HashSet<&Name> = pods.filter_map(|pod| pod.node.as_ref()).collect();
+        self.shared.metrics.nodes.set(nodes.len() as i64);
     }
 
     /// Looks whether packets between pods on a bridge meet the rules: the agent is not ready while they do not.

@@ -143,10 +143,12 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
             let known = watches.known();
             if let Some((live, mut changes)) = live::start(watches, &shared, &mut stop).await {
                 let announcer = Announcer::new(access, enforcer.node().clone(), shared.metrics.clone());
-                tokio::spawn(announcer.run(known, shared.noted.clone()));
+                let announcing = announcer.run(known, shared.noted.clone());
                 let mut reconciler = Reconciler::new(live, enforcer, shared).with_bridges(bridges);
                 // A snapshot can always be read; what nft refuses is tried again.
                 drop(reconciler.start());
+                // Not before: the loop has now counted the nodes.
+                tokio::spawn(announcing);
                 reconciler.run(&mut changes, stop).await;
             }
         }

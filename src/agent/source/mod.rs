@@ -192,11 +192,6 @@ impl Known {
     pub(in crate::agent) fn identity(&self, policy: &PolicyName) -> Option<Identity> {
         self.0.identity(policy)
     }
-
-    /// How many nodes the cluster has.
-    pub(in crate::agent) fn nodes(&self) -> usize {
-        self.0.note(Resource::Nodes, |health| health.objects)
-    }
 }
 
 fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
