@@ -6,6 +6,8 @@
 #[path = "support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "support/rendered.rs"]
+mod rendered;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,26 +26,12 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use api::{Api, Kind, Verb};
+use rendered::rendered;
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// What `kubectl apply -k deploy/base` would send, one object each.
-fn rendered() -> Vec<Node> {
-    let kubectl = root().join("target/tools/kubectl");
-    assert!(kubectl.exists(), "{} is missing: run scripts/setup", kubectl.display());
-    let output = Command::new(kubectl)
-        .args(["kustomize", "deploy/base"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let documents = documents(&String::from_utf8(output.stdout).unwrap());
-    assert_eq!(documents.errors, []);
-    documents.documents
 }
 
 fn text<'n>(object: &'n Node, field: &str) -> &'n str {

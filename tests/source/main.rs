@@ -10,6 +10,14 @@ mod converge;
 mod faults;
 mod malformed;
 mod objects;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/real.rs"]
+mod real;
+#[path = "../support/rendered.rs"]
+mod rendered;
+#[path = "../support/server.rs"]
+mod server;
 mod soak;
 mod start;
 mod world;

@@ -41,14 +41,14 @@ impl Kind {
         }
     }
 
-    pub(super) fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             Kind::NetworkPolicy => "networking.k8s.io/v1",
             _ => "v1",
         }
     }
 
-    pub(super) fn is_namespaced(self) -> bool {
+    pub(crate) fn is_namespaced(self) -> bool {
         matches!(self, Kind::Pod | Kind::NetworkPolicy)
     }
 }
