@@ -6,9 +6,12 @@
 #[path = "../support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "../support/chaos.rs"]
+mod chaos;
 mod converge;
 mod faults;
 mod malformed;
+#[path = "../support/objects.rs"]
 mod objects;
 #[path = "../support/program.rs"]
 mod program;
