@@ -16,6 +16,7 @@ mod objects;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/real.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod real;
 #[path = "../support/rendered.rs"]
 mod rendered;

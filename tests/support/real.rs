@@ -46,9 +46,14 @@ impl Server for &Real {
 }
 
 impl Real {
+    /// Whether the environment names one.
+    pub(crate) fn is_named() -> bool {
+        std::env::var_os(ASSETS).is_some_and(|folder| !folder.is_empty())
+    }
+
     /// The one that the environment names, started; none when it names none. One that cannot be used is an error.
     pub(crate) async fn named() -> Option<Real> {
-        let folder = std::env::var_os(ASSETS).filter(|folder| !folder.is_empty())?;
+        let folder = std::env::var_os(ASSETS).filter(|_| Real::is_named())?;
         let real = Real::start(Path::new(&folder)).await;
         Some(real.unwrap_or_else(|error| {
             panic!(
