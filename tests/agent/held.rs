@@ -3,16 +3,17 @@
 use std::fs;
 use std::path::PathBuf;
 
+use palisade::nft::listing::Listing;
 use palisade::nft::{Kernel, Nft, Settings, render, replace};
 use palisade::sandbox::Netns;
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::{Subjects, compile};
 use tokio::runtime::Runtime;
 
+use super::Agent;
 use super::api::Api;
 use super::canonical::canonical;
 use super::server::Server;
-use super::{Agent, table};
 
 /// For the API server.
 pub(crate) fn runtime() -> Runtime {
@@ -41,14 +42,13 @@ pub(crate) fn agent(api: &Api, node: &str, folder: &tempfile::TempDir) -> Agent 
 /// table that has just been made from the objects, in the words of nft, but for the numbers of classes.
 pub(crate) fn difference(runtime: &Runtime, api: &Api, node: &str) -> Option<String> {
     let cluster = runtime.block_on(api.cluster());
-    // What is pending is no part of the state.
     let kernel = Nft::default();
     let Some(found) = kernel.read().ok().flatten() else {
         return Some("there is no table".to_owned());
     };
     let fresh = Netns::new("a fresh kernel").expect("a namespace");
     let wanted = fresh.run(|| made(&kernel, &cluster, node)).expect("a thread");
-    let sizes = |l: &palisade::nft::listing::Listing| (l.chains.len(), l.sets.len());
+    let sizes = |l: &Listing| (l.chains.len(), l.sets.len());
     if sizes(&found) != sizes(&wanted) {
         return Some(format!(
             "{:?} chains and sets instead of {:?}",
@@ -79,7 +79,7 @@ pub(crate) fn difference(runtime: &Runtime, api: &Api, node: &str) -> Option<Str
     }
 }
 
-fn made(kernel: &Nft, cluster: &Cluster, node: &str) -> palisade::nft::listing::Listing {
+fn made(kernel: &Nft, cluster: &Cluster, node: &str) -> Listing {
     let ruleset = render(&compile(cluster, &Subjects::Node(node.into())), Settings::default());
     kernel
         .apply(&replace(&ruleset).expect("a transaction"))
@@ -90,7 +90,7 @@ fn made(kernel: &Nft, cluster: &Cluster, node: &str) -> palisade::nft::listing::
 /// What a process has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Footprint {
-    /// Resident memory, in KiB.
+    /// Resident memory of its own, in KiB: not the pages of the program, which come when they are first used.
     pub(crate) memory: usize,
     /// Open file descriptors.
     pub(crate) files: usize,
@@ -117,7 +117,7 @@ impl Footprint {
         let tasks = fs::read_dir(process.join("task")).expect("threads").flatten();
         let children = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
         Footprint {
-            memory: field("VmRSS:"),
+            memory: field("RssAnon:"),
             threads: field("Threads:"),
             files: fs::read_dir(process.join("fd")).expect("files").count(),
             children: children.map(|list| list.split_whitespace().count()).sum(),
@@ -132,9 +132,4 @@ pub(crate) fn value(agent: &Agent, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no metric {name}:\n{text}"))
         .parse()
         .expect("a number")
-}
-
-/// The table as text, or nothing.
-pub(crate) fn rules() -> String {
-    table().unwrap_or_default()
 }

@@ -20,9 +20,12 @@ const SECONDS: u64 = 60;
 /// The agent waits for up to half a minute after many failures in a row, and the machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// By how much memory may grow between the end of the second part and that of the third, in KiB. What is kept does not grow: names
-/// and addresses come again. The allocator keeps what the largest burst so far took, and a larger one may come late.
-const GROWTH: usize = 6 << 10;
+/// By how much memory may grow between the end of the second part and that of the third, in KiB: names and addresses come again, so
+/// what is kept does not grow, but the allocator keeps what the largest burst so far took, and a larger one may come late.
+const GROWTH: usize = 3 << 10;
+
+/// How many more connections there may be: what a list came by stays open for a while, for a next one of any of the four kinds.
+const POOLED: usize = 4;
 
 #[test]
 fn whatever_happens_the_kernel_is_right_and_nothing_is_left_over() {
@@ -65,8 +68,8 @@ fn whatever_happens_the_kernel_is_right_and_nothing_is_left_over() {
                 after.memory <= before.memory + GROWTH,
                 "memory: {before:?}, then {after:?}"
             );
-            assert_eq!(
-                after.files, before.files,
+            assert!(
+                after.files <= before.files + POOLED,
                 "file descriptors: {before:?}, then {after:?}"
             );
             assert_eq!(after.threads, before.threads, "threads: {before:?}, then {after:?}");

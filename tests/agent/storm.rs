@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::api::{Api, Kind};
-use super::held::{agent, difference, rules, runtime, value};
+use super::held::{agent, difference, runtime, value};
 use super::objects::{namespace, node, pod, policy};
-use super::{in_a_namespace, until};
+use super::{in_a_namespace, table, until};
 
 /// How long it lasts at least, and how many events a second it has where the machine can make as many.
 const LASTS: Duration = Duration::from_secs(4);
@@ -50,10 +50,10 @@ fn a_storm_neither_starves_nor_thrashes() {
         until("it has converged", || difference(&runtime, &api, "n1").is_none());
         let applies = value(&agent, APPLIES) - before;
         println!("{events} events in {took:.1?}, {applies} transactions");
-        // One in fifty milliseconds at most while events come without a pause, so one for fifty events; a machine that is busy
-        // elsewhere makes pauses, and each of them may give one more.
+        // One in fifty milliseconds while events come without a pause, so one for fifty events; a machine that is busy elsewhere
+        // makes pauses, and each of them may give one more.
         assert!(
-            applies >= 2 && applies * 5 <= events,
+            applies >= 2 && applies * 20 <= events,
             "{applies} transactions for {events} events"
         );
         assert_eq!(value(&agent, "palisade_applies_total{outcome=\"failed\"}"), 0);
@@ -62,6 +62,10 @@ fn a_storm_neither_starves_nor_thrashes() {
         });
         assert!(agent.stop().success());
     });
+}
+
+fn rules() -> String {
+    table().unwrap_or_default()
 }
 
 /// Ends the storm when it goes out of scope.
