@@ -6,6 +6,8 @@
 #[path = "support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "support/rendered.rs"]
+mod rendered;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use api::{Api, Kind, Verb};
+use rendered::rendered;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -35,21 +38,6 @@ fn root() -> PathBuf {
 
 const BASE: &str = "deploy/base";
 const CLEANUP: &str = "deploy/cleanup";
-
-/// What `kubectl apply -k FOLDER` would send, one object each.
-fn rendered(folder: &str) -> Vec<Node> {
-    let kubectl = root().join("target/tools/kubectl");
-    assert!(kubectl.exists(), "{} is missing: run scripts/setup", kubectl.display());
-    let output = Command::new(kubectl)
-        .args(["kustomize", folder])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let documents = documents(&String::from_utf8(output.stdout).unwrap());
-    assert_eq!(documents.errors, []);
-    documents.documents
-}
 
 fn text<'n>(object: &'n Node, field: &str) -> &'n str {
     object.get(field).and_then(Node::as_str).unwrap_or_default()

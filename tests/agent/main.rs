@@ -9,10 +9,27 @@ mod announce;
     reason = "other tests use the rest; it may panic on what it did not expect"
 )]
 mod api;
+#[path = "../support/canonical.rs"]
+mod canonical;
+#[path = "../support/chaos.rs"]
+#[allow(clippy::unwrap_used, reason = "it may panic on what it did not expect")]
+mod chaos;
 mod cluster;
 mod denied;
+mod held;
+#[path = "../support/objects.rs"]
+mod objects;
 mod preflight;
 mod privileges;
+#[path = "../support/server.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "other tests use the rest; it may panic on what it did not expect"
+)]
+mod server;
+mod soak;
+mod storm;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             Kind::NetworkPolicy => "networking.k8s.io/v1",
             Kind::Event => "events.k8s.io/v1",
@@ -64,7 +64,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn is_namespaced(self) -> bool {
+    pub(crate) fn is_namespaced(self) -> bool {
         matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Service | Kind::Event)
     }
 }
