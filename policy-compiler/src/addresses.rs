@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cells;
 use crate::cluster::{Cluster, Endpoint, Exemption, Node, Pod, PodName};
 use crate::labels::Name;
+use crate::policy::IpBlock;
 
 /// Two live pods that claim one address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,6 +191,13 @@ impl AddressBook {
     /// All pod addresses in use, sorted.
     pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
         self.pods.iter().map(|(a, p)| (*a, p))
+    }
+
+    /// The first pod address that a block holds.
+    pub(crate) fn first_in(&self, block: &IpBlock) -> Option<(IpAddr, &Arc<Pod>)> {
+        let ranges = cells::block_ranges(block).into_iter();
+        let mut found = ranges.filter_map(|range| self.pods.range(range.first..=range.last).next());
+        found.next().map(|(address, pod)| (*address, pod))
     }
 
     /// The node that an end is on, or is: of a pod its node, of a node's address that node.
