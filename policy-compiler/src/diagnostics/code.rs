@@ -36,12 +36,14 @@ pub enum Code {
     SelectorsAsTwoPeers,
     SelectsNoPod,
     UnknownLintRule,
+    UnknownMode,
     UnknownNamespace,
     UnprotectedWorkload,
+    UnreadObject,
 }
 
 /// Each with its name, its usual severity, and a sentence for people.
-const TABLE: [(Code, &str, Severity, &str); 27] = {
+const TABLE: [(Code, &str, Severity, &str); 29] = {
     use Severity::{Note, Warning};
     [
         (
@@ -185,6 +187,12 @@ const TABLE: [(Code, &str, Severity, &str); 27] = {
             "The annotation palisade.dev/lint-ignore names a rule that there is not",
         ),
         (
+            Code::UnknownMode,
+            "unknown-mode",
+            Warning,
+            "The annotation palisade.dev/mode of a live object is no mode, so that the policies are enforced",
+        ),
+        (
             Code::UnknownNamespace,
             "unknown-namespace",
             Note,
@@ -195,6 +203,12 @@ const TABLE: [(Code, &str, Severity, &str); 27] = {
             "unprotected-workload",
             Note,
             "Pods are isolated in no direction, where others in their namespace are",
+        ),
+        (
+            Code::UnreadObject,
+            "unread-object",
+            Warning,
+            "Objects of a live cluster could not be read",
         ),
     ]
 };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Service};
 use policy_compiler::compile::Event;
-use policy_compiler::convert::{self, FieldError};
+use policy_compiler::convert::{self, FieldError, FieldWarning};
+use policy_compiler::diagnostics::{Code, ObjectName};
 use policy_compiler::labels::Name;
 use policy_compiler::policy::{Policy, PolicyName, Tier};
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use super::intern::Pool;
 use super::limits;
 use super::partial::{self, Meta};
 use super::salvage;
+use crate::manifests::LINT_IGNORE_ANNOTATION;
 
 /// A kind of the API that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +109,17 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The name of the object, with its kind.
+    pub(super) fn object(&self, kind: &str) -> ObjectName {
+        ObjectName {
+            kind: kind.into(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // As long as names may be; an object that breaks the rule must not flood the log.
@@ -142,14 +155,16 @@ pub(super) trait Watched: Kind {
 }
 
 /// An object with its doubts.
-pub(super) type Converted<O> = (O, Vec<FieldError>);
+pub(super) type Converted<O> = (O, Vec<FieldWarning>);
 
 /// An object that has been read, or has not.
 pub(super) struct Read<O> {
     pub(super) key: Key,
     pub(super) outcome: Result<O, Unreadable<O>>,
     /// What of it is accepted and yet hardly meant.
-    pub(super) doubts: Vec<FieldError>,
+    pub(super) doubts: Vec<FieldWarning>,
+    /// What its annotation [`LINT_IGNORE_ANNOTATION`] says.
+    pub(super) lint_ignore: Option<String>,
 }
 
 /// What is wrong with an object.
@@ -171,6 +186,8 @@ impl<O> Unreadable<O> {
 /// Converts an object that has been decoded; `text` is what it was decoded from.
 pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool: &mut Pool) -> Option<Read<K::Object>> {
     let key = Key::of(K::meta(&wire))?;
+    let annotations = K::meta(&wire).annotations.as_ref();
+    let lint_ignore = annotations.and_then(|a| a.get(LINT_IGNORE_ANNOTATION)).cloned();
     let checked = limits::check(K::meta(&wire));
     // A conversion that panics is a defect of ours, and must cost one object and not the watch.
     let converted = checked.and_then(|()| {
@@ -186,7 +203,12 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
             (Err(Unreadable { message, salvaged }), Vec::new())
         }
     };
-    Some(Read { key, outcome, doubts })
+    Some(Read {
+        key,
+        outcome,
+        doubts,
+        lint_ignore,
+    })
 }
 
 /// What can be said of an object that cannot be decoded; none when it has no name.
@@ -199,6 +221,7 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
             salvaged: K::salvage(text),
         }),
         doubts: Vec::new(),
+        lint_ignore: None,
     })
 }
 
@@ -394,6 +417,7 @@ impl Kind for Services {
 }
 
 /// A mode that is none: the policies are enforced, which is hardly what was meant.
-fn mode_doubts(meta: &ObjectMeta) -> Vec<FieldError> {
-    convert::enforcement(meta).err().into_iter().collect()
+fn mode_doubts(meta: &ObjectMeta) -> Vec<FieldWarning> {
+    let doubt = convert::enforcement(meta).err();
+    doubt.into_iter().map(|error| (Code::UnknownMode, error)).collect()
 }
