@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 
 use kinds::{Class, Kind};
 
+pub(crate) use decode::nearest;
 pub use decode::{DecodeError, decode};
 pub use files::{MAX_FILE_SIZE, STDIN};
 pub use problem::{LoadErrors, ObjectName, Problem, Source};
