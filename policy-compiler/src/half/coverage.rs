@@ -62,7 +62,8 @@ impl<'h> Coverage<'h> {
                 coverage.groups.entry(*policy).or_default().push(id);
             }
         }
-        for (policy, usage) in &half.usages {
+        // What a rule of another tier says holds nothing: it may not allow, and what it allows is decided before.
+        for (policy, usage) in half.usages.iter().filter(|(_, usage)| usage.tiered.is_none()) {
             for (at, rule) in usage.rules.iter().enumerate() {
                 for term in &rule.terms {
                     coverage.by_term.entry(*term).or_default().push((*policy, at));
@@ -98,7 +99,8 @@ impl<'h> Coverage<'h> {
             let known = group.policies.iter().find(|p| cover.isolating.contains(*p));
             match known.or_else(|| group.policies.iter().find(|p| isolating(p))) {
                 Some(other) => drop(cover.isolating.insert(*other)),
-                None if self.lets_do_everything(*id, policy) => {
+                // Beside others, even such as may go, it is this one that allows all.
+                None if group.policies.len() == 1 && self.lets_do_everything(*id, policy) => {
                     cover.opens = true;
                     continue;
                 }
@@ -175,14 +177,12 @@ impl<'h> Coverage<'h> {
     fn lets_do_everything(&self, id: GroupId, policy: u32) -> bool {
         let group = self.half.group(id);
         let rules = || self.half.usages[&policy].rules.iter();
-        // The policies of another tier would have their say then.
-        !self.half.tiered.contains(&id)
-            && self.live.iter().all(|signature| {
-                let signature = &self.half.signatures[*signature as usize];
-                let matching = rules().filter(|rule| matches(rule, signature));
-                let sets: Vec<Cow<'_, PortSet>> = matching.map(|rule| self.ports(rule, group, signature)).collect();
-                PortSet::union_of(sets.iter().map(|set| &**set)).is_all()
-            })
+        self.live.iter().all(|signature| {
+            let signature = &self.half.signatures[*signature as usize];
+            let matching = rules().filter(|rule| matches(rule, signature));
+            let sets: Vec<Cow<'_, PortSet>> = matching.map(|rule| self.ports(rule, group, signature)).collect();
+            PortSet::union_of(sets.iter().map(|set| &**set)).is_all()
+        })
     }
 
     fn prepared(&self, (policy, at): RuleId) -> &'h Prepared {
