@@ -14,7 +14,7 @@ use super::ports::PortSpec;
 use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 fine; 1 findings (a failed assertion, a difference); 2 bad usage or input.
+Exit codes: 0 fine; 1 findings (a failed assertion, a difference, a warning of lint); 2 bad usage or input.
 Colours are for terminals only, and never with NO_COLOR set.";
 
 const STYLES: Styles = Styles::styled()
