@@ -8,10 +8,13 @@ mod ports;
 mod reach;
 mod redundant;
 
+use std::collections::BTreeSet;
+
 use rustc_hash::FxHashMap;
 
 use crate::cluster::Cluster;
 use crate::diagnostics::{self, Diagnostic, Findings, listed, rules};
+use crate::labels::Name;
 use crate::policy::{Peer, PodSelection};
 use crate::table::Table;
 
@@ -34,6 +37,8 @@ struct View<'a> {
     table: &'a Table,
     /// The identities that each peer of each policy selects.
     selected: FxHashMap<&'a PodSelection, Vec<u32>>,
+    /// The namespaces that have pods which a selector can match.
+    namespaces: BTreeSet<&'a Name>,
 }
 
 impl<'a> View<'a> {
@@ -50,6 +55,7 @@ impl<'a> View<'a> {
             cluster,
             table,
             selected,
+            namespaces: table.population.identities.iter().map(|(_, i)| &i.namespace).collect(),
         }
     }
 

@@ -142,13 +142,19 @@ impl<'h> Coverage<'h> {
     ) -> Option<()> {
         let group = self.half.group(id);
         let prepared = self.prepared(rule);
+        let judging: FxHashSet<u32> = group.policies.iter().copied().collect();
+        let whole = group.policies.iter().filter_map(|policy| self.whole.get(policy));
+        let whole: Vec<RuleId> = whole.flatten().copied().collect();
         for signature in self.matched(prepared) {
             let signature = &self.half.signatures[signature as usize];
             let mut needed = self.ports(prepared, group, signature).into_owned();
             if needed.is_empty() {
                 continue;
             }
-            let mut others: Vec<RuleId> = self.matching(group, signature).filter(|r| stays(*r)).collect();
+            let mut others: Vec<RuleId> = self
+                .matching(&judging, &whole, signature)
+                .filter(|r| stays(*r))
+                .collect();
             // What serves elsewhere already goes first: the fewer names, the better the answer.
             others.sort_by_key(|other| !cover.contains(other));
             let held = |other: &&RuleId| {
@@ -198,18 +204,18 @@ impl<'h> Coverage<'h> {
         by_term.chain(by_kind).collect()
     }
 
-    /// The rules of a group that match a signature and are not gone.
-    fn matching<'s>(&'s self, group: &'s Group, signature: &'s Signature) -> impl Iterator<Item = RuleId> + 's {
-        let judging: FxHashSet<u32> = group.policies.iter().copied().collect();
+    /// The rules of a group that match a signature and are not gone; `whole` are those that match whole kinds.
+    fn matching<'s>(
+        &'s self,
+        judging: &'s FxHashSet<u32>,
+        whole: &'s [RuleId],
+        signature: &'s Signature,
+    ) -> impl Iterator<Item = RuleId> + 's {
         let terms = signature.key.pods.iter().chain(signature.key.blocks.iter());
         let by_term = terms.flat_map(|term| self.by_term.get(term).into_iter().flatten());
-        let by_term = by_term.filter(move |(policy, _)| judging.contains(policy));
-        let whole = group
-            .policies
-            .iter()
-            .flat_map(|p| self.whole.get(p).into_iter().flatten());
+        let by_term = by_term.filter(|(policy, _)| judging.contains(policy));
         let kind = signature.key.kind as usize;
-        let whole = whole.filter(move |rule| self.prepared(**rule).kinds[kind]);
+        let whole = whole.iter().filter(move |rule| self.prepared(**rule).kinds[kind]);
         let stays = |rule: &RuleId| !self.gone_policies.contains(&rule.0) && !self.gone_rules.contains(rule);
         by_term.chain(whole).copied().filter(stays)
     }

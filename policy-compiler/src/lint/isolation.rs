@@ -1,6 +1,6 @@
 //! Pods that no policy isolates: single workloads, and whole namespaces without a default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::View;
@@ -17,13 +17,19 @@ pub(super) fn look(view: &View<'_>, out: &mut Findings) {
         let pods = namespaces.entry(&pod.name.namespace).or_default();
         pods.push((pod, judged.contains(&true)));
     }
+    let defaults: BTreeSet<&Name> = view
+        .cluster
+        .policies
+        .values()
+        .filter_map(|p| of_all_pods(view, p))
+        .collect();
     for (namespace, mut pods) in namespaces {
         pods.sort_by_key(|(pod, _)| &pod.name);
         if pods.iter().any(|(_, judged)| *judged) {
             let open = pods.iter().filter(|(_, judged)| !judged).map(|(pod, _)| *pod);
             unprotected(open, out);
         }
-        if !view.cluster.policies.values().any(|p| is_default(view, namespace, p)) {
+        if !defaults.contains(namespace) {
             let message = "no policy isolates all of its pods for ingress: what the others do not select is open to everybody; \
                            write one with podSelector: {} and no ingress rule";
             let name = ObjectName::of_namespace(namespace);
@@ -55,13 +61,13 @@ fn unprotected<'a>(open: impl Iterator<Item = &'a Arc<Pod>>, out: &mut Findings)
     }
 }
 
-/// Whether a policy isolates every pod of a namespace for ingress.
-fn is_default(view: &View<'_>, namespace: &Name, policy: &Policy) -> bool {
-    let here = match &policy.subject.namespaces {
-        NamespaceScope::Named(name) => name == namespace,
-        NamespaceScope::Matching(selector) => selector.matches(&view.cluster.namespace_labels(namespace)),
+/// The namespace of which a policy isolates every pod for ingress.
+fn of_all_pods<'a>(view: &View<'a>, policy: &'a Policy) -> Option<&'a Name> {
+    let NamespaceScope::Named(namespace) = &policy.subject.namespaces else {
+        return None;
     };
-    here && policy.subject.pods.is_everything()
+    let isolates = policy.subject.pods.is_everything()
         && policy.isolates(Direction::Ingress)
-        && view.cluster.enforcement(policy) == Enforcement::Enforce
+        && view.cluster.enforcement(policy) == Enforcement::Enforce;
+    isolates.then_some(namespace)
 }

@@ -48,9 +48,8 @@ fn matches_nothing(view: &View<'_>, selection: &PodSelection) -> (Severity, Stri
     let there = match namespaces {
         NamespaceScope::Named(name) => !view.table.population.in_namespace(name).is_empty(),
         NamespaceScope::Matching(selector) => {
-            let of_pods = view.table.population.identities.iter().map(|(_, i)| &i.namespace);
-            let mut of_pods = of_pods.collect::<BTreeSet<_>>().into_iter();
-            of_pods.any(|name| selector.matches(&view.cluster.namespace_labels(name)))
+            let mut with_pods = view.namespaces.iter();
+            with_pods.any(|name| selector.matches(&view.cluster.namespace_labels(name)))
         }
     };
     match there {
