@@ -4,7 +4,6 @@ mod code;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -176,10 +175,9 @@ pub(crate) fn doubt(cluster: &Cluster, table: &Table, out: &mut Findings) {
     address_conflicts(table, out);
     unknown_namespaces(cluster, out);
     unaddressed_pods(cluster, table, out);
-    let host_network: Vec<&Arc<Pod>> = table.pods().map(|(_, p)| p).filter(|p| p.host_network).collect();
     for policy in cluster.policies.values() {
         let pods = subjects(table, policy);
-        about_subjects(cluster, table, &host_network, policy, &pods, out);
+        about_subjects(cluster, table, policy, &pods, out);
         about_blocks(policy, out);
         about_port_names(table, policy, &pods, out);
         if cluster.enforcement(policy) == Enforcement::Audit {
@@ -199,13 +197,22 @@ pub(crate) fn pods_of(table: &Table, identities: &[u32]) -> Vec<PodIndex> {
     pods.flatten().copied().collect()
 }
 
-fn selects(cluster: &Cluster, policy: &Policy, pod: &Pod) -> bool {
-    let namespace = &pod.name.namespace;
-    let in_scope = match &policy.subject.namespaces {
-        NamespaceScope::Named(name) => name == namespace,
-        NamespaceScope::Matching(selector) => selector.matches(&cluster.namespace_labels(namespace)),
-    };
-    in_scope && policy.subject.pods.matches(&pod.labels)
+/// All pods of the namespaces that a policy is about, ended ones and those on the host network included.
+fn in_scope<'a>(cluster: &'a Cluster, policy: &'a Policy) -> Box<dyn Iterator<Item = &'a Pod> + 'a> {
+    match &policy.subject.namespaces {
+        NamespaceScope::Named(namespace) => {
+            let first = PodName {
+                namespace: namespace.clone(),
+                name: Name::default(),
+            };
+            let pods = cluster.pods.range(first..).map(|(_, pod)| &**pod);
+            Box::new(pods.take_while(move |pod| pod.name.namespace == *namespace))
+        }
+        NamespaceScope::Matching(selector) => {
+            let pods = cluster.pods.values().map(|pod| &**pod);
+            Box::new(pods.filter(|pod| selector.matches(&cluster.namespace_labels(&pod.name.namespace))))
+        }
+    }
 }
 
 fn address_conflicts(table: &Table, out: &mut Findings) {
@@ -247,16 +254,10 @@ fn unaddressed_pods(cluster: &Cluster, table: &Table, out: &mut Findings) {
     }
 }
 
-fn about_subjects(
-    cluster: &Cluster,
-    table: &Table,
-    host_network: &[&Arc<Pod>],
-    policy: &Policy,
-    subjects: &[PodIndex],
-    out: &mut Findings,
-) {
+fn about_subjects(cluster: &Cluster, table: &Table, policy: &Policy, subjects: &[PodIndex], out: &mut Findings) {
     let name = || ObjectName::of_policy(policy);
-    let mut on_host = host_network.iter().filter(|p| selects(cluster, policy, p));
+    let selected = || in_scope(cluster, policy).filter(|pod| policy.subject.pods.matches(&pod.labels));
+    let mut on_host = selected().filter(|pod| pod.host_network && !pod.ended);
     if let Some(pod) = on_host.next() {
         let message = match on_host.count() {
             0 => format!(
@@ -273,10 +274,9 @@ fn about_subjects(
     if !subjects.is_empty() {
         return;
     }
-    let ended = cluster.pods.values().filter(|p| p.ended && selects(cluster, policy, p));
-    let message = match ended.count() {
-        0 => format!("selects no pod: there are no {}", policy.subject),
-        _ => format!("selects no pod: of {} all have ended", policy.subject),
+    let message = match selected().any(|pod| pod.ended) {
+        false => format!("selects no pod: there are no {}", policy.subject),
+        true => format!("selects no pod: {} have ended, all of them", policy.subject),
     };
     // Where the manifests hold no pods at all, the policy is not to blame.
     let known = match &policy.subject.namespaces {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::View;
 use crate::convert::FieldPath;
-use crate::diagnostics::{Code, Findings, ObjectName, Severity, rule_field};
+use crate::diagnostics::{Code, Findings, ObjectName, Severity, listed, rule_field, rules};
 use crate::half::coverage::{Cover, Coverage};
-use crate::policy::{Direction, Enforcement, Policy, Tier};
+use crate::policy::{Direction, Enforcement, Peer, Policy, Rule, Tier};
 
 /// All that is found may go at once. Policies go before rules, and of two that hold the same the later by name goes.
 pub(super) fn look(view: &View<'_>, out: &mut Findings) {
@@ -47,10 +47,24 @@ pub(super) fn look(view: &View<'_>, out: &mut Findings) {
                     "changes nothing: {} already what it allows; remove it",
                     allow(names.collect())
                 );
-                let field = rule_field(direction, at);
-                out.add(Code::RedundantRule, ObjectName::of_policy(policy), field, message);
+                let (name, field) = (ObjectName::of_policy(policy), rule_field(direction, at));
+                let rule = &policy.rules(direction).unwrap_or_default()[at];
+                out.add_as(severity(view, [rule]), Code::RedundantRule, name, field, message);
             }
         }
+    }
+}
+
+/// A peer that matches nothing may match what is not given.
+fn severity<'a>(view: &View<'_>, rules: impl IntoIterator<Item = &'a Rule>) -> Severity {
+    let peers = rules.into_iter().flat_map(listed);
+    let mut selections = peers.filter_map(|peer| match peer {
+        Peer::Pods(selection) => Some(selection),
+        Peer::Block(_) => None,
+    });
+    match selections.any(|selection| view.selected(selection).is_empty()) {
+        true => Severity::Note,
+        false => Severity::Warning,
     }
 }
 
@@ -68,20 +82,20 @@ fn about_policy(view: &View<'_>, policy: &Policy, covers: &[Cover], out: &mut Fi
         let message =
             "changes nothing: it lets the pods that it selects do all that they could do without it; remove it";
         (Severity::Warning, message.to_owned())
-    } else if has_rules {
-        let all: BTreeSet<String> = match holding.is_empty() {
-            true => isolating,
-            false => holding,
-        };
+    } else if !holding.is_empty() {
         let message = format!(
             "changes nothing: {} already what it allows; remove it",
-            allow(all.into_iter().collect())
+            allow(holding.into_iter().collect())
         );
-        (Severity::Warning, message)
+        (severity(view, rules(policy).map(|(_, _, rule)| rule)), message)
     } else {
         let verb = if isolating.len() == 1 { "isolates" } else { "isolate" };
+        let (what, whom) = match has_rules {
+            true => ("its rules match nothing, and ", "what matches them"),
+            false => ("", "pods"),
+        };
         let message = format!(
-            "changes nothing as yet: {} {verb} already every pod that it selects; it holds for pods to come",
+            "changes nothing as yet: {what}{} {verb} already every pod that it selects; it is for {whom} to come",
             few(isolating.into_iter().collect())
         );
         (Severity::Note, message)
