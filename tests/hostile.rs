@@ -4,7 +4,7 @@
 use palisade::manifests::{self, LoadErrors, MAX_ERRORS};
 use policy_compiler::cluster::PodName;
 use policy_compiler::compile::{Subjects, compile};
-use policy_compiler::diagnostics::diagnose;
+use policy_compiler::lint::lint;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::{PortSet, Protocol, Traffic};
 use policy_compiler::table::Table;
@@ -28,7 +28,7 @@ fn list(count: usize, item: impl Fn(usize) -> String) -> String {
 fn answered(text: &str, classes: usize, cells: usize) -> Table {
     let loaded = manifests::parse("hostile.yaml", text).unwrap_or_else(|e| panic!("{e}"));
     let table = compile(&loaded.cluster, &Subjects::All);
-    diagnose(&loaded.cluster, &table);
+    lint(&loaded.cluster, &table);
     let half = table.half(Direction::Ingress);
     let found = (half.classes().count(), half.cells().len());
     assert!(found.0 <= classes && found.1 <= cells, "classes and cells: {found:?}");

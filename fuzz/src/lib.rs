@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use palisade::manifests::{self, Loaded};
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Event, Subjects, compile as from_scratch};
-use policy_compiler::diagnostics::diagnose;
 use policy_compiler::evaluate::Evaluator;
+use policy_compiler::lint::lint;
 use policy_compiler::policy::Direction;
 use policy_compiler::table::{AllowSet, Table};
 use policy_compiler::testing::{self, Tiers};
@@ -124,7 +124,7 @@ fn answer(text: &str) {
 fn use_all_of(loaded: &Loaded) {
     let cluster = &loaded.cluster;
     let table = from_scratch(cluster, &Subjects::All);
-    for diagnostic in diagnose(cluster, &table) {
+    for diagnostic in lint(cluster, &table) {
         assert!(!diagnostic.to_string().is_empty());
     }
     let whole = meaning(&table);

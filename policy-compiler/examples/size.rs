@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::generate::{self, Spec};
+use policy_compiler::lint::lint;
 use policy_compiler::policy::Direction;
 use policy_compiler::table::Table;
 
@@ -69,6 +70,14 @@ fn main() -> ExitCode {
         "the whole cluster              {:>10.1?}   {}",
         start.elapsed(),
         size(&table)
+    );
+
+    let start = Instant::now();
+    let findings = lint(&cluster, &table);
+    println!(
+        "the whole cluster, linted      {:>10.1?}   {} findings",
+        start.elapsed(),
+        findings.len()
     );
     ExitCode::SUCCESS
 }

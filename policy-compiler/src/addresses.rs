@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::cells::AddressRange;
+use crate::cells::{self, AddressRange};
 use crate::cluster::{Cluster, Endpoint, Exemption, Node, Pod, PodName};
 use crate::labels::Name;
+use crate::policy::IpBlock;
 
 /// Two live pods that claim one address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,6 +202,13 @@ impl AddressBook {
     pub fn nodes_in(&self, range: AddressRange) -> impl Iterator<Item = (IpAddr, &Name)> {
         let claimed = self.nodes.range(range.first..=range.last);
         claimed.filter_map(|(a, claims)| claims.first().map(|(_, node)| (*a, node)))
+    }
+
+    /// The first pod address that a block holds.
+    pub(crate) fn first_in(&self, block: &IpBlock) -> Option<(IpAddr, &Arc<Pod>)> {
+        let ranges = cells::block_ranges(block).into_iter();
+        let mut found = ranges.filter_map(|range| self.pods.range(range.first..=range.last).next());
+        found.next().map(|(address, pod)| (*address, pod))
     }
 
     /// The node that an end is on, or is: of a pod its node, of a node's address that node.

@@ -1,21 +1,23 @@
 //! What is odd about the input: said beside the result, never in its place.
 
+mod code;
+
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+pub use self::code::Code;
 use crate::cells;
-use crate::cluster::{Cluster, Pod};
-use crate::labels::NAMESPACE_NAME_LABEL;
+use crate::cluster::{Cluster, Pod, PodName};
+use crate::convert::{FieldPath, Path};
+use crate::labels::{NAMESPACE_NAME_LABEL, Name};
 use crate::policy::{
     Direction, Enforcement, IpBlock, NamespaceScope, Peer, Peers, Policy, PortMatch, Ports, Rule, Tier,
 };
 use crate::table::{Group, GroupId, PodIndex, Table};
 
-/// How much a diagnostic matters.
+/// How much a diagnostic matters. What is worse than a warning is refused when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -25,214 +27,278 @@ pub enum Severity {
     Note,
 }
 
+impl Severity {
+    /// `warning`, `note`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        }
+    }
+}
+
+/// The kind and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// The kind as manifests write it: `NetworkPolicy`.
+    pub kind: Name,
+    /// Its namespace; none for a cluster-wide object.
+    pub namespace: Option<Name>,
+    /// Its name; empty when it has none.
+    pub name: Name,
+}
+
+impl ObjectName {
+    /// The name of a policy, with its kind.
+    pub fn of_policy(policy: &Policy) -> Self {
+        let kind = match policy.tier {
+            Tier::NetworkPolicy => "NetworkPolicy",
+            Tier::Admin { .. } | Tier::Baseline { .. } => "ClusterNetworkPolicy",
+        };
+        ObjectName {
+            kind: kind.into(),
+            namespace: policy.name.namespace.clone(),
+            name: policy.name.name.clone(),
+        }
+    }
+
+    pub(crate) fn of_pod(pod: &PodName) -> Self {
+        ObjectName {
+            kind: "Pod".into(),
+            namespace: Some(pod.namespace.clone()),
+            name: pod.name.clone(),
+        }
+    }
+
+    pub(crate) fn of_namespace(name: &Name) -> Self {
+        ObjectName {
+            kind: "Namespace".into(),
+            namespace: None,
+            name: name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    /// `NetworkPolicy shop/deny-all`, `Node worker-1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        match (&self.namespace, &*self.name) {
+            (_, "") => Ok(()),
+            (Some(namespace), name) => write!(f, " {namespace:.253}/{name:.253}"),
+            (None, name) => write!(f, " {name:.253}"),
+        }
+    }
+}
+
+impl Serialize for ObjectName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// One finding about one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Diagnostic {
     /// How much it matters.
     pub severity: Severity,
-    /// A stable name for this sort of finding, such as `named-port-without-match`.
-    pub code: &'static str,
+    /// What sort of finding it is.
+    pub code: Code,
     /// The object: `Pod shop/web-0`, `NetworkPolicy shop/db`.
-    pub object: String,
-    /// What is the matter, in a sentence.
+    pub object: ObjectName,
+    /// The field; without a step when the object as a whole is meant.
+    #[serde(skip_serializing_if = "FieldPath::is_root", serialize_with = "as_text")]
+    pub field: FieldPath,
+    /// What is the matter and, where something is wrong, what to write instead: a lower-case sentence without a full stop.
     pub message: String,
+}
+
+fn as_text<S: Serializer>(field: &FieldPath, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(field)
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Warning => "warning",
-            Severity::Note => "note",
-        };
-        write!(f, "{severity}: {}: {} [{}]", self.object, self.message, self.code)
-    }
-}
-
-/// Looks over a cluster and its table, which must be that of all pods: one node does not see all the pods that a policy selects.
-pub fn diagnose(cluster: &Cluster, table: &Table) -> Vec<Diagnostic> {
-    let mut out = Vec::new();
-    address_conflicts(table, &mut out);
-    unknown_namespaces(cluster, &mut out);
-    unaddressed_pods(cluster, table, &mut out);
-    let subjects = subjects_of_policies(table);
-    let host_network: Vec<&Arc<Pod>> = table.pods().map(|(_, p)| p).filter(|p| p.host_network).collect();
-    for (id, policy) in table.policies.iter() {
-        let groups = subjects.get(&(id as u32)).map_or(&[][..], Vec::as_slice);
-        let subjects = match cluster.enforcement(policy) {
-            Enforcement::Enforce => Subjects::Groups(groups),
-            Enforcement::Audit => {
-                let selected = |pod: &Pod| !pod.host_network && selects(cluster, policy, pod);
-                let pods = table.pods().filter(|(_, pod)| selected(pod));
-                Subjects::Pods(pods.map(|(index, _)| index).collect())
-            }
-        };
-        about_subjects(cluster, &host_network, policy, &subjects, &mut out);
-        about_blocks(policy, &mut out);
-        about_port_names(table, policy, &subjects, &mut out);
-        if let Subjects::Pods(pods) = &subjects {
-            about_audit(table, policy, pods, &mut out);
+        write!(f, "{}: {}: ", self.severity.word(), self.object)?;
+        if !self.field.is_root() {
+            write!(f, "{}: ", self.field)?;
         }
-    }
-    out.sort_unstable();
-    out.dedup();
-    out
-}
-
-/// For each policy, the groups that it judges.
-fn subjects_of_policies(table: &Table) -> FxHashMap<u32, Vec<(Direction, &Group)>> {
-    let mut out: FxHashMap<u32, Vec<(Direction, &Group)>> = FxHashMap::default();
-    for direction in Direction::BOTH {
-        for (_, group) in table.half(direction).groups() {
-            for policy in &group.policies {
-                out.entry(*policy).or_default().push((direction, group));
-            }
-        }
-    }
-    out
-}
-
-/// The pods that a policy selects.
-enum Subjects<'t> {
-    /// Of one in force: it judges them all.
-    Groups(&'t [(Direction, &'t Group)]),
-    /// Of an audited one, which is left out where others judge.
-    Pods(Vec<PodIndex>),
-}
-
-impl Subjects<'_> {
-    fn is_empty(&self) -> bool {
-        match self {
-            Subjects::Groups(groups) => groups.is_empty(),
-            Subjects::Pods(pods) => pods.is_empty(),
-        }
-    }
-
-    /// Those that it selects for a direction of which it speaks.
-    fn of(&self, direction: Direction) -> Box<dyn Iterator<Item = PodIndex> + '_> {
-        match self {
-            Subjects::Groups(groups) => {
-                let groups = groups.iter().filter(move |(d, _)| *d == direction);
-                Box::new(groups.flat_map(|(_, g)| &g.members).copied())
-            }
-            Subjects::Pods(pods) => Box::new(pods.iter().copied()),
-        }
+        write!(f, "{} [{}]", self.message, self.code)
     }
 }
 
-fn selects(cluster: &Cluster, policy: &Policy, pod: &Pod) -> bool {
-    let namespace = &pod.name.namespace;
-    let in_scope = match &policy.subject.namespaces {
-        NamespaceScope::Named(name) => name == namespace,
-        NamespaceScope::Matching(selector) => selector.matches(&cluster.namespace_labels(namespace)),
-    };
-    in_scope && policy.subject.pods.matches(&pod.labels)
-}
+/// Findings as they are made.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<Diagnostic>);
 
-fn kind(policy: &Policy) -> &'static str {
-    if policy.tier == Tier::NetworkPolicy {
-        "NetworkPolicy"
-    } else {
-        "ClusterNetworkPolicy"
+impl Findings {
+    /// A finding of the usual severity.
+    pub(crate) fn add(&mut self, code: Code, object: ObjectName, field: FieldPath, message: impl Into<String>) {
+        self.add_as(code.severity(), code, object, field, message);
     }
-}
 
-fn address_conflicts(table: &Table, out: &mut Vec<Diagnostic>) {
-    for conflict in table.addresses().conflicts() {
-        out.push(Diagnostic {
-            severity: Severity::Warning,
-            code: "address-conflict",
-            object: format!("Pod {}", conflict.loser),
-            message: format!(
-                "pod {} started later and claims the address {} too: the address counts as its own",
-                conflict.winner, conflict.address
-            ),
+    /// A finding of a severity of its own.
+    pub(crate) fn add_as(
+        &mut self,
+        severity: Severity,
+        code: Code,
+        object: ObjectName,
+        field: FieldPath,
+        message: impl Into<String>,
+    ) {
+        self.0.push(Diagnostic {
+            severity,
+            code,
+            object,
+            field,
+            message: message.into(),
         });
     }
+
+    /// All of them, sorted, each once.
+    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        self.0.sort_unstable();
+        self.0.dedup();
+        self.0
+    }
 }
 
-fn unknown_namespaces(cluster: &Cluster, out: &mut Vec<Diagnostic>) {
+/// Looks over a cluster and its table, which must be that of all pods: one node does not see all the pods that a policy selects. Answers with
+/// what makes one doubt an answer about this cluster; [`crate::lint::lint`] finds more.
+pub fn diagnose(cluster: &Cluster, table: &Table) -> Vec<Diagnostic> {
+    let mut out = Findings::default();
+    doubt(cluster, table, &mut out);
+    out.finish()
+}
+
+pub(crate) fn doubt(cluster: &Cluster, table: &Table, out: &mut Findings) {
+    address_conflicts(table, out);
+    unknown_namespaces(cluster, out);
+    unaddressed_pods(cluster, table, out);
+    for policy in cluster.policies.values() {
+        let pods = subjects(table, policy);
+        about_subjects(cluster, table, policy, &pods, out);
+        about_blocks(policy, out);
+        about_port_names(table, policy, &pods, out);
+        if cluster.enforcement(policy) == Enforcement::Audit {
+            about_audit(table, policy, &pods, out);
+        }
+    }
+}
+
+/// The live pods that a policy selects.
+pub(crate) fn subjects(table: &Table, policy: &Policy) -> Vec<PodIndex> {
+    pods_of(table, &table.population.matching(&policy.subject))
+}
+
+/// The pods of identities.
+pub(crate) fn pods_of(table: &Table, identities: &[u32]) -> Vec<PodIndex> {
+    let pods = identities.iter().map(|id| &table.population.identity(*id).pods);
+    pods.flatten().copied().collect()
+}
+
+/// All pods of the namespaces that a policy is about, ended ones and those on the host network included.
+fn in_scope<'a>(cluster: &'a Cluster, policy: &'a Policy) -> Box<dyn Iterator<Item = &'a Pod> + 'a> {
+    match &policy.subject.namespaces {
+        NamespaceScope::Named(namespace) => {
+            let first = PodName {
+                namespace: namespace.clone(),
+                name: Name::default(),
+            };
+            let pods = cluster.pods.range(first..).map(|(_, pod)| &**pod);
+            Box::new(pods.take_while(move |pod| pod.name.namespace == *namespace))
+        }
+        NamespaceScope::Matching(selector) => {
+            let pods = cluster.pods.values().map(|pod| &**pod);
+            Box::new(pods.filter(|pod| selector.matches(&cluster.namespace_labels(&pod.name.namespace))))
+        }
+    }
+}
+
+fn address_conflicts(table: &Table, out: &mut Findings) {
+    for conflict in table.addresses().conflicts() {
+        let message = format!(
+            "pod {} started later and claims the address {} too: the address counts as its own",
+            conflict.winner, conflict.address
+        );
+        let pod = ObjectName::of_pod(&conflict.loser);
+        out.add(Code::AddressConflict, pod, FieldPath::default(), message);
+    }
+}
+
+fn unknown_namespaces(cluster: &Cluster, out: &mut Findings) {
     let of_policies = cluster.policies.values().filter_map(|p| p.name.namespace.as_ref());
     let of_pods = cluster.pods.keys().map(|p| &p.namespace);
-    for name in of_policies
-        .chain(of_pods)
-        .filter(|n| !cluster.namespaces.contains_key(*n))
-    {
-        out.push(Diagnostic {
-            severity: Severity::Note,
-            code: "unknown-namespace",
-            object: format!("Namespace {name}"),
-            message: format!(
-                "is referred to but not given: it is taken to have only the label {NAMESPACE_NAME_LABEL}={name}"
-            ),
-        });
+    let referred: BTreeSet<&Name> = of_policies.chain(of_pods).collect();
+    for name in referred.into_iter().filter(|n| !cluster.namespaces.contains_key(*n)) {
+        let message =
+            format!("is referred to but not given: it is taken to have only the label {NAMESPACE_NAME_LABEL}={name}");
+        let namespace = ObjectName::of_namespace(name);
+        out.add(Code::UnknownNamespace, namespace, FieldPath::default(), message);
     }
 }
 
-fn unaddressed_pods(cluster: &Cluster, table: &Table, out: &mut Vec<Diagnostic>) {
+fn unaddressed_pods(cluster: &Cluster, table: &Table, out: &mut Findings) {
     let uses_blocks = cluster.policies.values().any(|p| blocks(p).next().is_some());
     let unaddressed: Vec<PodIndex> = table.half(Direction::Ingress).unaddressed().map(|(p, _)| p).collect();
-    let count = unaddressed.len();
     if let Some(first) = unaddressed.first().filter(|_| uses_blocks) {
-        let first = &table.pod(*first).name;
-        out.push(Diagnostic {
-            severity: Severity::Note,
-            code: "pod-without-address",
-            object: format!("Pod {first}"),
-            message: match count {
-                1 => "has no address: no ipBlock is taken to match it".to_owned(),
-                _ => format!(
-                    "has no address, like {} more here: no ipBlock is taken to match them",
-                    count - 1
-                ),
-            },
-        });
+        let message = match unaddressed.len() {
+            1 => "has no address: no ipBlock is taken to match it".to_owned(),
+            count => format!(
+                "has no address, like {} more here: no ipBlock is taken to match them",
+                count - 1
+            ),
+        };
+        let pod = ObjectName::of_pod(&table.pod(*first).name);
+        out.add(Code::PodWithoutAddress, pod, FieldPath::default(), message);
     }
 }
 
-fn about_subjects(
-    cluster: &Cluster,
-    host_network: &[&Arc<Pod>],
-    policy: &Policy,
-    subjects: &Subjects<'_>,
-    out: &mut Vec<Diagnostic>,
-) {
-    for pod in host_network.iter().filter(|p| selects(cluster, policy, p)) {
-        out.push(Diagnostic {
-            severity: Severity::Warning,
-            code: "host-network-pod",
-            object: format!("{} {}", kind(policy), policy.name),
-            message: format!(
+fn about_subjects(cluster: &Cluster, table: &Table, policy: &Policy, subjects: &[PodIndex], out: &mut Findings) {
+    let name = || ObjectName::of_policy(policy);
+    let selected = || in_scope(cluster, policy).filter(|pod| policy.subject.pods.matches(&pod.labels));
+    let mut on_host = selected().filter(|pod| pod.host_network && !pod.ended);
+    if let Some(pod) = on_host.next() {
+        let message = match on_host.count() {
+            0 => format!(
                 "selects pod {}, which uses its node's network: no policy isolates it",
                 pod.name
             ),
-        });
+            more => format!(
+                "selects pod {} and {more} more that use their node's network: no policy isolates them",
+                pod.name
+            ),
+        };
+        out.add(Code::HostNetworkPod, name(), FieldPath::default(), message);
     }
-    if subjects.is_empty() {
-        out.push(Diagnostic {
-            severity: Severity::Note,
-            code: "selects-no-pod",
-            object: format!("{} {}", kind(policy), policy.name),
-            message: format!("selects no pod: there are no {}", policy.subject),
-        });
+    if !subjects.is_empty() {
+        return;
     }
+    let message = match selected().any(|pod| pod.ended) {
+        false => format!("selects no pod: there are no {}", policy.subject),
+        true => format!("selects no pod: {} have ended, all of them", policy.subject),
+    };
+    // Where the manifests hold no pods at all, the policy is not to blame.
+    let known = match &policy.subject.namespaces {
+        NamespaceScope::Named(name) => !table.population.in_namespace(name).is_empty(),
+        NamespaceScope::Matching(_) => table.pod_count() > 0,
+    };
+    let severity = if known { Severity::Warning } else { Severity::Note };
+    let subject = Path::Root.field("spec").field("podSelector").to_field_path();
+    out.add_as(severity, Code::SelectsNoPod, name(), subject, message);
 }
 
 /// That a policy is audited, and where its audit can tell nothing.
-fn about_audit(table: &Table, policy: &Policy, pods: &[PodIndex], out: &mut Vec<Diagnostic>) {
-    let mut add = |severity, code, message| {
-        out.push(Diagnostic {
-            severity,
-            code,
-            object: format!("{} {}", kind(policy), policy.name),
-            message,
-        });
-    };
+fn about_audit(table: &Table, policy: &Policy, pods: &[PodIndex], out: &mut Findings) {
+    let mut add = |code, message| out.add(code, ObjectName::of_policy(policy), FieldPath::default(), message);
     let whose = match policy.enforcement {
         Some(_) => "its annotation",
         None => "the annotation of its namespace",
     };
-    let message = format!("is audited, as {whose} asks: it denies nothing, and what it would deny is recorded");
-    add(Severity::Note, "audited-policy", message);
+    add(
+        Code::AuditedPolicy,
+        format!("is audited, as {whose} asks: it denies nothing, and what it would deny is recorded"),
+    );
     for direction in Direction::BOTH.into_iter().filter(|d| policy.isolates(*d)) {
         let half = table.half(direction);
         let groups: BTreeSet<GroupId> = pods.iter().filter_map(|pod| half.group_of(*pod)).collect();
@@ -243,30 +309,46 @@ fn about_audit(table: &Table, policy: &Policy, pods: &[PodIndex], out: &mut Vec<
             let message = format!(
                 "{direction}: cluster-wide policies judge pods that it selects, and there it is left out of the audit"
             );
-            add(Severity::Warning, "audit-beside-other-tier", message);
+            add(Code::AuditBesideOtherTier, message);
         } else if audited.is_empty() && !others.is_empty() {
             let message = format!(
                 "{direction}: policies in force isolate every pod that it selects, so that it could only allow more: there is nothing to observe"
             );
-            add(Severity::Warning, "nothing-to-audit", message);
+            add(Code::NothingToAudit, message);
         }
     }
 }
 
-fn blocks(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &IpBlock)> {
-    rules(policy).flat_map(|(direction, index, rule)| {
-        let peers = match &rule.peers {
-            Peers::Listed(peers) => &peers[..],
-            Peers::All => &[],
-        };
-        peers.iter().filter_map(move |peer| match peer {
-            Peer::Block(block) => Some((direction, index, block)),
-            Peer::Pods(_) => None,
-        })
-    })
+/// `spec.ingress[0]`.
+pub(crate) fn rule_field(direction: Direction, rule: usize) -> FieldPath {
+    let name = direction.to_string();
+    Path::Root.field("spec").field(&name).index(rule).to_field_path()
 }
 
-fn rules(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &Rule)> {
+/// `spec.egress[0].ports[2].port`; without an inner field, `spec.ingress[0].from[1]`.
+pub(crate) fn item_field(direction: Direction, rule: usize, list: &str, item: usize, inner: &str) -> FieldPath {
+    let name = direction.to_string();
+    let rules = Path::Root.field("spec");
+    let rules = rules.field(&name);
+    let rule = rules.index(rule);
+    let items = rule.field(list);
+    let item = items.index(item);
+    match inner {
+        "" => item.to_field_path(),
+        inner => item.field(inner).to_field_path(),
+    }
+}
+
+/// `from` or `to`.
+pub(crate) fn peers_field(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
+}
+
+/// Every rule with its direction and its number there.
+pub(crate) fn rules(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &Rule)> {
     Direction::BOTH.into_iter().flat_map(|direction| {
         let rules = policy.rules(direction).unwrap_or_default();
         rules
@@ -276,40 +358,84 @@ fn rules(policy: &Policy) -> impl Iterator<Item = (Direction, usize, &Rule)> {
     })
 }
 
-fn about_blocks(policy: &Policy, out: &mut Vec<Diagnostic>) {
-    for (direction, index, block) in blocks(policy).filter(|(_, _, b)| cells::block_ranges(b).is_empty()) {
-        out.push(Diagnostic {
-            severity: Severity::Warning,
-            code: "empty-block",
-            object: format!("{} {}", kind(policy), policy.name),
-            message: format!("spec.{direction}[{index}]: {block} leaves no address: the peer matches nothing"),
-        });
+/// The peers that a rule lists; none of one that matches all.
+pub(crate) fn listed(rule: &Rule) -> &[Peer] {
+    match &rule.peers {
+        Peers::Listed(peers) => peers,
+        Peers::All => &[],
     }
 }
 
-fn about_port_names(table: &Table, policy: &Policy, subjects: &Subjects<'_>, out: &mut Vec<Diagnostic>) {
+/// Every block of a policy with the field that it stands in.
+pub(crate) fn blocks(policy: &Policy) -> impl Iterator<Item = (FieldPath, &IpBlock)> {
+    rules(policy).flat_map(|(direction, rule_at, rule)| {
+        let peers = listed(rule).iter().enumerate();
+        peers.filter_map(move |(at, peer)| match peer {
+            Peer::Block(block) => {
+                let field = item_field(direction, rule_at, peers_field(direction), at, "ipBlock");
+                Some((field, block))
+            }
+            Peer::Pods(_) => None,
+        })
+    })
+}
+
+fn about_blocks(policy: &Policy, out: &mut Findings) {
+    for (field, block) in blocks(policy).filter(|(_, b)| cells::block_ranges(b).is_empty()) {
+        let message = format!("{block} leaves no address: the peer matches nothing");
+        out.add(Code::EmptyBlock, ObjectName::of_policy(policy), field, message);
+    }
+}
+
+/// The pods on which the named ports of a rule are looked up.
+pub(crate) fn destinations(
+    table: &Table,
+    direction: Direction,
+    rule: &Rule,
+    subjects: &[PodIndex],
+) -> BTreeSet<PodIndex> {
+    if direction == Direction::Ingress {
+        return subjects.iter().copied().collect();
+    }
+    let Peers::Listed(peers) = &rule.peers else {
+        let pods = table.pods().filter(|(_, pod)| !pod.host_network);
+        return pods.map(|(index, _)| index).collect();
+    };
+    let matched = |peer: &Peer| match peer {
+        Peer::Pods(selection) => pods_of(table, &table.population.matching(selection)),
+        Peer::Block(block) => pods_in(table, block),
+    };
+    peers.iter().flat_map(matched).collect()
+}
+
+/// The pods that have an address in a block.
+pub(crate) fn pods_in(table: &Table, block: &IpBlock) -> Vec<PodIndex> {
+    let within = table.addresses().pod_addresses().filter(|(a, _)| block.contains(*a));
+    within.filter_map(|(_, pod)| table.pod_index(&pod.name)).collect()
+}
+
+fn about_port_names(table: &Table, policy: &Policy, subjects: &[PodIndex], out: &mut Findings) {
     for (direction, index, rule) in rules(policy) {
         let Ports::Listed(ports) = &rule.ports else { continue };
-        for port in ports {
+        for (at, port) in ports.iter().enumerate() {
             let PortMatch::Named(protocol, name) = port else {
                 continue;
             };
-            let declares = |pod: &Arc<Pod>| !pod.named_port(*protocol, name).is_empty();
-            let mut destinations: Box<dyn Iterator<Item = &Arc<Pod>>> = match direction {
-                Direction::Egress => Box::new(table.pods().map(|(_, p)| p).filter(|p| !p.host_network)),
-                Direction::Ingress => Box::new(subjects.of(direction).map(|p| table.pod(p))),
-            };
-            if !destinations.any(declares) {
+            let destinations = destinations(table, direction, rule, subjects);
+            let declares = |pod: &PodIndex| !table.pod(*pod).named_port(*protocol, name).is_empty();
+            if !destinations.iter().any(declares) {
                 let whose = match direction {
                     Direction::Ingress => "no pod that the policy selects",
-                    Direction::Egress => "no pod",
+                    Direction::Egress => "no pod that the rule speaks of",
                 };
-                out.push(Diagnostic {
-                    severity: Severity::Warning,
-                    code: "named-port-without-match",
-                    object: format!("{} {}", kind(policy), policy.name),
-                    message: format!("spec.{direction}[{index}]: {whose} declares the port {port}: it matches nothing"),
-                });
+                let message = format!("{whose} declares the port {port}: it matches nothing");
+                let field = item_field(direction, index, "ports", at, "port");
+                out.add(
+                    Code::NamedPortWithoutMatch,
+                    ObjectName::of_policy(policy),
+                    field,
+                    message,
+                );
             }
         }
     }

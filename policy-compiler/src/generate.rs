@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::addresses::AddressBook;
     use crate::compile::{Subjects, compile};
-    use crate::diagnostics::diagnose;
+    use crate::diagnostics::{Code, ObjectName, diagnose};
     use crate::policy::{Direction, Peers, Policy};
 
     fn policy(policy: &Policy) -> String {
@@ -257,14 +257,14 @@ mod tests {
     fn generated_policies_mean_something() {
         let cluster = cluster(&Spec::realistic(5_000));
         let table = compile(&cluster, &Subjects::All);
-        let mut codes: BTreeSet<&str> = BTreeSet::new();
-        let mut idle: BTreeSet<&str> = BTreeSet::new();
+        let mut codes: BTreeSet<Code> = BTreeSet::new();
+        let mut idle: BTreeSet<&ObjectName> = BTreeSet::new();
         let findings = diagnose(&cluster, &table);
         for finding in &findings {
             codes.insert(finding.code);
-            idle.insert(finding.object.as_str());
+            idle.insert(&finding.object);
         }
-        assert_eq!(codes, ["named-port-without-match", "selects-no-pod"].into());
+        assert_eq!(codes, [Code::NamedPortWithoutMatch, Code::SelectsNoPod].into());
         assert!(
             idle.len() * 4 < cluster.policies.len(),
             "{} of {} policies do nothing",

@@ -11,6 +11,7 @@
 //! | keep the answer while the cluster changes | [`compile::Compiler`], [`changes::Changes`] |
 //! | ask who may reach whom, on which ports | [`table::Table`], [`ports::PortSet`] |
 //! | ask why | [`evaluate::Evaluator`] |
+//! | hear what is hardly meant | [`lint::lint`] |
 //!
 //! The compiler works on equivalence classes: subjects that the same policies select are one *group*, peers that every policy in use treats
 //! alike are one *class*, and the answer is the small table of groups x classes. The repository's ARCHITECTURE.md tells how.
@@ -71,6 +72,7 @@ pub mod evaluate;
 pub mod generate;
 mod half;
 pub mod labels;
+pub mod lint;
 mod matching;
 pub mod policy;
 mod population;

@@ -203,8 +203,8 @@ fn beside_cluster_wide_policies_audit_is_left_out() {
 #[test]
 fn a_policy_that_selects_nobody_is_not_taken_for_one_without_effect() {
     let cluster = shop([policy("trial", Some("nobody"), None, AUDIT)]);
-    let nobody = "note: NetworkPolicy shop/trial: selects no pod: there are no pods app=nobody in namespace shop [selects-no-pod]";
-    check_findings(&cluster, &[NOTED, nobody]);
+    let nobody = "warning: NetworkPolicy shop/trial: spec.podSelector: selects no pod: there are no pods app=nobody in namespace shop [selects-no-pod]";
+    check_findings(&cluster, &[nobody, NOTED]);
 }
 
 /// A namespace that takes its word back puts the pods of its policies under them, and no others.

@@ -6,13 +6,15 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use policy_compiler::diagnostics::Code;
 
 use super::endpoint::EndpointSpec;
+use super::lint::parse_code;
 use super::ports::PortSpec;
 use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 fine; 1 findings (a failed assertion, a difference); 2 bad usage or input.
+Exit codes: 0 fine; 1 findings (a failed assertion, a difference, a warning of lint); 2 bad usage or input.
 Colours are for terminals only, and never with NO_COLOR set.";
 
 const STYLES: Styles = Styles::styled()
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show who reaches whom on a port
     Matrix(MatrixArgs),
+    /// Find what is legal in policies and hardly meant: what selects nothing, changes nothing, or cannot come about
+    Lint(LintArgs),
     /// Check connectivity tests; every case is proven over all pairs and ports that it speaks of
     Test(TestArgs),
     /// Enforce policy on this node
@@ -138,6 +142,33 @@ pub(crate) struct MatrixArgs {
     #[arg(short, long, value_enum, default_value_t = MatrixOutput::Text)]
     pub(crate) output: MatrixOutput,
 }
+
+/// `palisade lint`
+#[derive(Debug, Args)]
+#[command(after_help = LINT)]
+pub(crate) struct LintArgs {
+    #[command(flatten)]
+    pub(crate) manifests: Manifests,
+    /// Only the findings of these rules
+    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = parse_code)]
+    pub(crate) only: Vec<Code>,
+    /// Not the findings of these rules
+    #[arg(long, value_name = "RULE", value_delimiter = ',', value_parser = parse_code)]
+    pub(crate) ignore: Vec<Code>,
+    /// The least severity that is told
+    #[arg(long, value_enum, default_value_t = LintSeverity::Note, value_name = "SEVERITY")]
+    pub(crate) min_severity: LintSeverity,
+    /// End with exit code 1 for notes too
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t = LintOutput::Text)]
+    pub(crate) output: LintOutput,
+}
+
+const LINT: &str = "\
+Warnings end with exit code 1, notes do not. A RULE is the name that stands behind a finding, such as selects-no-pod. The annotation \
+palisade.dev/lint-ignore of an object, with such names separated by commas, rules out findings about that object.";
 
 /// `palisade test`
 #[derive(Debug, Args)]
@@ -325,6 +356,28 @@ pub(crate) enum MatrixOutput {
     Json,
     Csv,
     Markdown,
+}
+
+/// How much a finding of `lint` matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LintSeverity {
+    /// The policies may not do what is meant
+    Warning,
+    /// Worth knowing
+    Note,
+}
+
+/// The forms of `lint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LintOutput {
+    /// For people, by file; may change
+    Text,
+    /// For programs; stable
+    Json,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// Annotations of a GitHub workflow
+    Github,
 }
 
 /// The forms of `test`.

@@ -7,12 +7,13 @@ use anyhow::Context;
 use k8s_openapi::jiff::{Timestamp, Unit};
 
 use policy_compiler::cluster::Cluster;
+use policy_compiler::diagnostics::Code;
 
 use super::args::{Live, Manifests};
 use super::note;
 use super::output::count;
 use crate::agent::source::{Access, Count, Remark, Snapshot, Target, Timing, Wanted, snapshot};
-use crate::manifests::{self, Loaded, ObjectName, Problem, Source};
+use crate::manifests::{self, Loaded, Problem, Source};
 use crate::progress::Progress;
 
 /// How old what is known of a live cluster may be when there are news about it. Reading it all again costs the API server more
@@ -143,6 +144,7 @@ async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, St
     let Snapshot {
         cluster,
         remarks,
+        lint_ignore,
         no_services,
     } = result?;
     let now = Timestamp::now().round(Unit::Second)?;
@@ -162,6 +164,7 @@ async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, St
         source: source.clone(),
         object: None,
         path: None,
+        code: Some(Code::UnreadObject),
         message: format!(
             "services cannot be listed ({why}): the address of a Service is taken for that of anybody outside; allow the verb list on services"
         ),
@@ -169,6 +172,7 @@ async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, St
     let loaded = Loaded {
         cluster,
         warnings,
+        lint_ignore,
         ..Loaded::default()
     };
     Ok((loaded, origin))
@@ -177,12 +181,9 @@ async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, St
 fn problem(source: &Source, remark: Remark) -> Problem {
     Problem {
         source: source.clone(),
-        object: Some(ObjectName {
-            kind: remark.kind.into(),
-            namespace: remark.namespace,
-            name: remark.name,
-        }),
+        object: Some(remark.object),
         path: remark.path,
         message: remark.message,
+        code: Some(remark.code),
     }
 }

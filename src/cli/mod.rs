@@ -10,12 +10,15 @@ mod describe;
 mod endpoint;
 mod ends;
 mod explain;
+mod lint;
+mod lint_report;
 mod matrix;
 mod outcomes;
 mod output;
 mod pairs;
 mod ports;
 mod preflight;
+mod sarif;
 mod service;
 mod status;
 mod test;
@@ -29,14 +32,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use policy_compiler::compile::Subjects;
-use policy_compiler::diagnostics::Diagnostic;
+use policy_compiler::diagnostics::{Diagnostic, Severity};
 use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
-    DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
-    TestOutput, TextOrJson, UnknownPods,
+    DenyAction, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs, MatrixOutput, Mode,
+    PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
 };
 use cluster::Known;
 use ends::Compiled;
@@ -79,6 +82,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Compile(args) => run_compile(args),
         Command::Explain(args) => run_explain(args),
         Command::Matrix(args) => run_matrix(args),
+        Command::Lint(args) => run_lint(args),
         Command::Test(args) => run_test(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
@@ -144,6 +148,27 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
         MatrixOutput::Markdown => matrix.markdown(),
     })?;
     Ok(Outcome::Fine)
+}
+
+fn run_lint(args: &LintArgs) -> anyhow::Result<Outcome> {
+    let (loaded, compiled) = load(&args.manifests)?;
+    let filter = lint::Filter {
+        only: args.only.clone(),
+        ignore: args.ignore.clone(),
+        least: match args.min_severity {
+            LintSeverity::Warning => Severity::Warning,
+            LintSeverity::Note => Severity::Note,
+        },
+    };
+    let findings = lint::findings(&loaded, &compiled, &filter);
+    print(&match args.output {
+        LintOutput::Text => lint_report::text(&findings),
+        LintOutput::Json => lint_report::json(&findings)?,
+        LintOutput::Sarif => sarif::sarif(&findings)?,
+        LintOutput::Github => lint_report::github(&findings),
+    })?;
+    let fails = findings.count(Severity::Warning) > 0 || args.strict && !findings.told.is_empty();
+    Ok(if fails { Outcome::Findings } else { Outcome::Fine })
 }
 
 fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {

@@ -126,6 +126,7 @@ impl TestFile {
             object: Some(object.clone()),
             path,
             message,
+            code: None,
         };
         let schema: Schema = decode(&node).map_err(|errors| {
             let problems = errors.into_iter().map(|e| problem(e.position, Some(e.path), e.message));
@@ -187,6 +188,7 @@ impl TestFile {
             object: Some(object_name(&self.name)),
             path: None,
             message: format!("case \"{}\": {message}", self.cases[case].name),
+            code: None,
         }
     }
 }

@@ -7,7 +7,7 @@ mod failure;
 use policy_compiler::convert::{FieldPath, Path};
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
 
-pub(super) use failure::nearest;
+pub(crate) use failure::nearest;
 use failure::{Failure, Notes, one_of, shortened, unknown_field};
 
 use super::yaml::{Entry, Node, Position, Value};

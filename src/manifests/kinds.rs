@@ -95,6 +95,12 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     }
 }
 
+/// The name of a kind whose name is known in lower case, as [`policy_compiler::cluster::Workload`] has it.
+pub(super) fn workload(kind: &str) -> &str {
+    let known = KNOWN.iter().find(|(_, name, _)| name.eq_ignore_ascii_case(kind));
+    known.map_or(kind, |(_, name, _)| name)
+}
+
 fn known(name: &str) -> Option<Kind> {
     KNOWN
         .iter()

@@ -23,10 +23,12 @@ use k8s_openapi::api::{apps, batch, core, networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, PodName};
 use policy_compiler::convert::{self, DEFAULT_NAMESPACE, FieldError, FieldPath, WorkloadObject};
+use policy_compiler::diagnostics::Code;
 use serde::de::DeserializeOwned;
 
 use kinds::{Class, Kind};
 
+pub(crate) use decode::nearest;
 pub use decode::{DecodeError, decode};
 pub use files::{MAX_FILE_SIZE, STDIN};
 pub use problem::{LoadErrors, ObjectName, Problem, Source};
@@ -35,8 +37,11 @@ pub use yaml::{Documents, Entry, MAX_ALIASED, MAX_DEPTH, Node, Position, SyntaxE
 /// The most malformed values that are reported of one object: nobody reads more, and each has to be found in the text.
 pub const MAX_ERRORS: usize = 1000;
 
+/// The annotation of an object that names the lint rules which are not to speak of it, separated by commas.
+pub const LINT_IGNORE_ANNOTATION: &str = "palisade.dev/lint-ignore";
+
 /// What the manifests hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loaded {
     /// The cluster, with the pods that were derived from workloads.
     pub cluster: Cluster,
@@ -47,10 +52,45 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// Where each object stands.
     pub sources: BTreeMap<ObjectName, Source>,
+    /// The text of each NetworkPolicy as a tree, to find its fields: see [`Loaded::place`].
+    pub policies: BTreeMap<ObjectName, Node>,
+    /// What the annotation [`LINT_IGNORE_ANNOTATION`] of an object says, where it has one.
+    pub lint_ignore: BTreeMap<ObjectName, String>,
     /// The pods that were derived from a workload, because no Pod object stands for it.
     pub derived: BTreeSet<PodName>,
     /// Files without a single byte, as a file is for a moment while somebody writes it anew.
     pub empty: Vec<String>,
+}
+
+impl Loaded {
+    /// Where a field of an object stands, or the nearest thing around it that is known: the object, or for a pod that was derived its workload.
+    pub fn place(&self, object: &ObjectName, field: &FieldPath) -> Option<Source> {
+        let object = self.given(object);
+        let mut source = self.sources.get(&object)?.clone();
+        if let Some(node) = self.policies.get(&object).filter(|_| !field.is_root()) {
+            source.position = Some(node.locate(field));
+        }
+        Some(source)
+    }
+
+    /// The object that stands in the manifests for this one: itself, or for a pod that was derived its workload.
+    pub fn given(&self, object: &ObjectName) -> ObjectName {
+        let pod = object.namespace.as_ref().filter(|_| &*object.kind == "Pod");
+        let pod = pod.map(|namespace| PodName {
+            namespace: namespace.clone(),
+            name: object.name.clone(),
+        });
+        let derived = pod.filter(|pod| self.derived.contains(pod));
+        let workload = derived.and_then(|pod| self.cluster.pods.get(&pod)?.workload.clone());
+        match workload {
+            Some(workload) => ObjectName {
+                kind: kinds::workload(&workload.kind).into(),
+                namespace: object.namespace.clone(),
+                name: workload.name,
+            },
+            None => object.clone(),
+        }
+    }
 }
 
 /// Loads manifests. A path is a file, a folder (its `*.yaml`, `*.yml` and `*.json` files in all its depth, without
@@ -67,7 +107,8 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
     }
     for folder in found.empty {
         let message = "no manifest is in this folder: they are named *.yaml, *.yml or *.json";
-        loader.loaded.warnings.push(whole_file(folder, message.to_owned()));
+        let warning = whole_file(folder, message.to_owned()).of(Code::EmptyFolder);
+        loader.loaded.warnings.push(warning);
     }
     for file in found.files {
         match file.read() {
@@ -235,8 +276,9 @@ impl Loader {
                 let convert = |o: &networking::v1::NetworkPolicy| strict(convert::network_policy(o), &o.metadata);
                 if let Some((policy, warnings)) = self.read(object, convert) {
                     self.loaded.cluster.add_policy(policy);
-                    let warnings = warnings.into_iter().map(|w| object.problem(w));
+                    let warnings = warnings.into_iter().map(|(code, error)| object.problem(error).of(code));
                     self.loaded.warnings.extend(warnings);
+                    self.loaded.policies.insert(object.name.clone(), object.node.clone());
                 }
             }
             Kind::Deployment => self.workload::<apps::v1::Deployment>(object, convert::deployment),
@@ -308,7 +350,22 @@ impl Loader {
                 .push(at(object.file, object.node.position, Some(&object.name), None, message));
             return;
         }
+        let annotations = object.node.get("metadata").and_then(|m| m.get("annotations"));
+        if let Some(rules) = annotations
+            .and_then(|a| a.get(LINT_IGNORE_ANNOTATION))
+            .and_then(Node::as_str)
+        {
+            self.loaded.lint_ignore.insert(object.name.clone(), rules.to_owned());
+        }
         self.loaded.sources.insert(object.name.clone(), source);
+    }
+}
+
+impl Problem {
+    /// The problem as a warning of a sort.
+    fn of(self, code: Code) -> Self {
+        let code = Some(code);
+        Problem { code, ..self }
     }
 }
 
@@ -343,6 +400,7 @@ fn at(
         object: object.cloned(),
         path,
         message,
+        code: None,
     }
 }
 
@@ -355,6 +413,7 @@ fn whole_file(file: String, message: String) -> Problem {
         object: None,
         path: None,
         message,
+        code: None,
     }
 }
 

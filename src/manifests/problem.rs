@@ -4,32 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use policy_compiler::convert::FieldPath;
-use policy_compiler::labels::Name;
+use policy_compiler::diagnostics::Code;
+pub use policy_compiler::diagnostics::ObjectName;
 
 use super::yaml::Position;
-
-/// The kind and name of an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
-    /// The kind as manifests write it: `NetworkPolicy`.
-    pub kind: Name,
-    /// Its namespace; none for a cluster-wide object.
-    pub namespace: Option<Name>,
-    /// Its name; empty when it has none.
-    pub name: Name,
-}
-
-impl fmt::Display for ObjectName {
-    /// `NetworkPolicy shop/deny-all`, `Node worker-1`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.kind)?;
-        match (&self.namespace, &*self.name) {
-            (_, "") => Ok(()),
-            (Some(namespace), name) => write!(f, " {namespace:.253}/{name:.253}"),
-            (None, name) => write!(f, " {name:.253}"),
-        }
-    }
-}
 
 /// A place in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,19 +40,25 @@ pub struct Problem {
     pub path: Option<FieldPath>,
     /// What is wrong and what to write instead, in a lower-case sentence without a full stop.
     pub message: String,
+    /// Of a warning, what sort of finding it is.
+    pub code: Option<Code>,
 }
 
 impl fmt::Display for Problem {
-    /// `file:line:column: Kind namespace/name: field.path: message`.
+    /// `file:line:column: Kind namespace/name: field.path: message`, and of a warning ` [code]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.source)?;
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }
-        if let Some(path) = self.path.as_ref().filter(|p| !p.segments().is_empty()) {
+        if let Some(path) = self.path.as_ref().filter(|p| !p.is_root()) {
             write!(f, "{path}: ")?;
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match self.code {
+            Some(code) => write!(f, " [{code}]"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
 mod docs;
+mod lint;
 mod refused;
 mod same;
 mod world;

@@ -22,6 +22,11 @@ impl FieldPath {
     pub fn segments(&self) -> &[Segment] {
         &self.0
     }
+
+    /// Whether the object itself is meant.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl fmt::Display for FieldPath {
@@ -98,7 +103,7 @@ pub struct FieldError {
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.path.0.is_empty() {
+        if !self.path.is_root() {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.message)
@@ -129,9 +134,5 @@ impl Errors {
     /// The value when nothing is wrong with it.
     pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<FieldError>> {
         if self.0.is_empty() { Ok(value) } else { Err(self.0) }
-    }
-
-    pub(super) fn into_vec(self) -> Vec<FieldError> {
-        self.0
     }
 }

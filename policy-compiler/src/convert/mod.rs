@@ -23,7 +23,7 @@ use crate::labels::Selector;
 pub use field::{FieldError, FieldPath, Path, Segment};
 pub use metadata::enforcement;
 pub use names::port_name;
-pub use network_policy::network_policy;
+pub use network_policy::{FieldWarning, network_policy};
 pub use objects::{namespace, node};
 pub use pod::{PodTemplate, pod};
 pub use service::service;

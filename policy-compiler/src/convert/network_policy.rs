@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::field::{Errors, FieldError, Path};
 use super::{cidr, metadata, names};
+use crate::diagnostics::Code;
 use crate::labels::Name;
 use crate::policy::{
     Action, Direction, IpBlock, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, PortMatch, Ports, Rule,
@@ -17,20 +18,28 @@ use crate::ports::PortRange;
 ///
 /// # Errors
 /// Every field that the API server would refuse.
-pub fn network_policy(object: &NetworkPolicy) -> Result<(Policy, Vec<FieldError>), Vec<FieldError>> {
+pub fn network_policy(object: &NetworkPolicy) -> Result<(Policy, Vec<FieldWarning>), Vec<FieldError>> {
     let mut reader = Reader::default();
     let policy = reader.policy(object);
-    let warnings = reader.warnings.into_vec();
+    let warnings = reader.warnings;
     reader.errors.finish((policy, warnings))
 }
+
+/// What is accepted and yet hardly meant: the sort of finding, and the field with what to write instead.
+pub type FieldWarning = (Code, FieldError);
 
 #[derive(Default)]
 struct Reader {
     errors: Errors,
-    warnings: Errors,
+    warnings: Vec<FieldWarning>,
 }
 
 impl Reader {
+    fn warn(&mut self, code: Code, path: &Path<'_>, message: String) {
+        let path = path.to_field_path();
+        self.warnings.push((code, FieldError { path, message }));
+    }
+
     fn policy(&mut self, object: &NetworkPolicy) -> Policy {
         let (namespace, name) = metadata::namespaced(&object.metadata, names::dns_subdomain, &mut self.errors);
         metadata::object_labels(&object.metadata, &mut self.errors);
@@ -86,7 +95,8 @@ impl Reader {
         ] {
             if !types.contains(&direction) && !rules.is_empty() {
                 let name = type_name(direction);
-                self.warnings.add(
+                self.warn(
+                    Code::RulesWithoutEffect,
                     &spec_path.field(field),
                     format!("these rules have no effect: add {name} to spec.policyTypes, or remove them"),
                 );
@@ -244,7 +254,7 @@ impl Reader {
         match cidr::parse(text) {
             Ok((cidr, warning)) => {
                 if let Some(warning) = warning {
-                    self.warnings.add(path, warning);
+                    self.warn(Code::CidrSpelling, path, warning);
                 }
                 Some(cidr)
             }

@@ -5,6 +5,7 @@
 //! [`Half::settle`] then sorts peers anew whose terms changed, and drops what is no longer used.
 
 mod columns;
+pub(crate) mod coverage;
 mod groups;
 mod origin;
 mod peers;

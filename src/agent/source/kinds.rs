@@ -9,7 +9,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Service};
 use policy_compiler::compile::Event;
-use policy_compiler::convert::{self, FieldError};
+use policy_compiler::convert::{self, FieldError, FieldWarning};
+use policy_compiler::diagnostics::ObjectName;
 use policy_compiler::labels::Name;
 use policy_compiler::policy::{Policy, PolicyName, Tier};
 use serde::Deserialize;
@@ -19,6 +20,7 @@ use super::intern::Pool;
 use super::limits;
 use super::partial::{self, Meta};
 use super::salvage;
+use crate::manifests::LINT_IGNORE_ANNOTATION;
 
 /// A kind of the API that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +111,17 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The name of the object, with its kind.
+    pub(super) fn object(&self, kind: &str) -> ObjectName {
+        ObjectName {
+            kind: kind.into(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // As long as names may be; an object that breaks the rule must not flood the log.
@@ -146,7 +159,7 @@ pub(super) struct Found<O> {
     /// What of it is not heeded.
     pub(super) odd: Option<Oddity>,
     /// What of it is heeded and yet hardly meant.
-    pub(super) doubts: Vec<FieldError>,
+    pub(super) doubts: Vec<FieldWarning>,
 }
 
 impl<O> Found<O> {
@@ -196,7 +209,9 @@ pub(super) struct Read<O> {
     pub(super) identity: Option<Identity>,
     pub(super) outcome: Outcome<O>,
     /// What of it is accepted and yet hardly meant.
-    pub(super) doubts: Vec<FieldError>,
+    pub(super) doubts: Vec<FieldWarning>,
+    /// What its annotation [`LINT_IGNORE_ANNOTATION`] says.
+    pub(super) lint_ignore: Option<String>,
 }
 
 /// An object and what of it is not heeded, or what is wrong with it.
@@ -222,6 +237,8 @@ impl<O> Unreadable<O> {
 pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool: &mut Pool) -> Option<Read<K::Object>> {
     let key = Key::of(K::meta(&wire))?;
     let identity = Identity::of(K::meta(&wire));
+    let annotations = K::meta(&wire).annotations.as_ref();
+    let lint_ignore = annotations.and_then(|a| a.get(LINT_IGNORE_ANNOTATION)).cloned();
     let checked = limits::check(K::meta(&wire));
     // A conversion that panics is a defect of ours, and must cost one object and not the watch.
     let converted = checked.and_then(|()| {
@@ -242,6 +259,7 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
         identity,
         outcome,
         doubts,
+        lint_ignore,
     })
 }
 
@@ -256,6 +274,7 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
             salvaged: K::salvage(text),
         }),
         doubts: Vec::new(),
+        lint_ignore: None,
     })
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::convert::FieldPath;
+use policy_compiler::diagnostics::{Code, ObjectName};
 use policy_compiler::labels::Name;
 
 use super::Timing;
 use super::access::Access;
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
+use super::kinds::{Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
 use super::page::{self, ListMeta};
 use super::transport::{self, Failure};
 use super::watch::REFUSED_AGE;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub cluster: Cluster,
     /// What is wrong with objects, or odd about them, by kind.
     pub remarks: Vec<Remark>,
+    /// What the annotation [`LINT_IGNORE_ANNOTATION`](crate::manifests::LINT_IGNORE_ANNOTATION) of an object says.
+    pub lint_ignore: BTreeMap<ObjectName, String>,
     /// Why there are no Services in it, when they are forbidden.
     pub no_services: Option<String>,
 }
@@ -63,12 +66,10 @@ pub struct Snapshot {
 /// What is to be said of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Its kind.
-    pub kind: &'static str,
-    /// Its namespace; none for a cluster-wide object.
-    pub namespace: Option<Name>,
-    /// Its name; empty when the remark is not about a single one.
-    pub name: Name,
+    /// What sort of finding it is.
+    pub code: Code,
+    /// The object; without a name when the remark is not about a single one.
+    pub object: ObjectName,
     /// The field; none when the object as a whole is meant.
     pub path: Option<FieldPath>,
     /// A lower-case sentence.
@@ -141,6 +142,7 @@ impl Snapshot {
             Ok(listed) => {
                 listed.objects.into_iter().for_each(|o| K::add(&mut self.cluster, o));
                 self.remarks.extend(listed.remarks.finish(K::RESOURCE.kind()));
+                self.lint_ignore.extend(listed.lint_ignore);
             }
             Err(failure) => failures.push((K::RESOURCE, failure)),
         }
@@ -151,6 +153,7 @@ impl Snapshot {
 struct Listed<K: Kind> {
     objects: Vec<K::Object>,
     remarks: Remarks,
+    lint_ignore: Vec<(ObjectName, String)>,
 }
 
 impl<K: Kind> Default for Listed<K> {
@@ -158,6 +161,7 @@ impl<K: Kind> Default for Listed<K> {
         Listed {
             objects: Vec::new(),
             remarks: Remarks::default(),
+            lint_ignore: Vec::new(),
         }
     }
 }
@@ -165,26 +169,33 @@ impl<K: Kind> Default for Listed<K> {
 impl<K: Kind> Listed<K> {
     fn add(&mut self, read: Option<Read<K::Object>>) {
         let Some(Read {
-            key, outcome, doubts, ..
+            key,
+            outcome,
+            doubts,
+            lint_ignore,
+            ..
         }) = read
         else {
             self.remarks.nameless += 1;
             return;
         };
-        let kind = K::RESOURCE.kind();
-        for doubt in doubts {
-            self.remarks.add(kind, &key, Some(doubt.path), doubt.message);
+        let object = key.object(K::RESOURCE.kind());
+        self.lint_ignore
+            .extend(lint_ignore.map(|rules| (object.clone(), rules)));
+        for (code, doubt) in doubts {
+            self.remarks.add(code, &object, Some(doubt.path), doubt.message);
         }
         match outcome {
-            Ok((object, odd)) => {
-                self.objects.push(object);
+            Ok((found, odd)) => {
+                self.objects.push(found);
                 if let Some(Oddity { message, remedy }) = odd {
-                    self.remarks.add(kind, &key, None, format!("{message}; {remedy}"));
+                    let message = format!("{message}; {remedy}");
+                    self.remarks.add(Code::UnknownMode, &object, None, message);
                 }
             }
             Err(unreadable) => {
                 let message = format!("{}; {}", unreadable.message, unreadable.remedy());
-                self.remarks.add(kind, &key, None, message);
+                self.remarks.add(Code::UnreadObject, &object, None, message);
                 self.objects.extend(unreadable.salvaged);
             }
         }
@@ -199,15 +210,14 @@ struct Remarks {
 }
 
 impl Remarks {
-    fn add(&mut self, kind: &'static str, key: &Key, path: Option<FieldPath>, message: String) {
+    fn add(&mut self, code: Code, object: &ObjectName, path: Option<FieldPath>, message: String) {
         if self.told.len() == REMARKS {
             self.more += 1;
             return;
         }
         self.told.push(Remark {
-            kind,
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
+            code,
+            object: object.clone(),
             path,
             message,
         });
@@ -217,9 +227,12 @@ impl Remarks {
         let mut rest = |number: usize, message: &str| {
             if number > 0 {
                 self.told.push(Remark {
-                    kind,
-                    namespace: None,
-                    name: Name::default(),
+                    code: Code::UnreadObject,
+                    object: ObjectName {
+                        kind: kind.into(),
+                        namespace: None,
+                        name: Name::default(),
+                    },
                     path: None,
                     message: format!("{number} {message}"),
                 });

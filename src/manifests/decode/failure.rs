@@ -89,7 +89,7 @@ pub(super) fn unknown_field(field: &str, known: &[&str]) -> String {
 }
 
 /// The known word that a mistyped one was meant to be, when one is close enough to be evident.
-pub(in crate::manifests) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     let distance = |k: &str| strsim::damerau_levenshtein(&lower, &k.to_ascii_lowercase());
     let limit = (word.chars().count() / 4).clamp(1, 3);

@@ -84,6 +84,6 @@ fn files_that_cannot_be_read_are_each_reported() {
     assert!(
         warnings[0]
             .to_string()
-            .ends_with("empty: no manifest is in this folder: they are named *.yaml, *.yml or *.json")
+            .ends_with("empty: no manifest is in this folder: they are named *.yaml, *.yml or *.json [empty-folder]")
     );
 }

@@ -385,7 +385,7 @@ fn warnings_name_their_place() {
     assert_eq!(
         warnings,
         [
-            "f.yaml:6:3: NetworkPolicy ns/p: spec.egress: these rules have no effect: add Egress to spec.policyTypes, or remove them",
+            "f.yaml:6:3: NetworkPolicy ns/p: spec.egress: these rules have no effect: add Egress to spec.policyTypes, or remove them [rules-without-effect]",
         ]
     );
 }

@@ -3,11 +3,11 @@
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::{lines, read};
-use crate::convert::{FieldError, network_policy};
+use crate::convert::{FieldError, FieldWarning, network_policy};
 use crate::policy::{Peers, Policy, Rule};
 
 /// A NetworkPolicy `shop/p` with this spec, in flow style.
-fn policy_of(spec: &str) -> Result<(Policy, Vec<FieldError>), Vec<FieldError>> {
+fn policy_of(spec: &str) -> Result<(Policy, Vec<FieldWarning>), Vec<FieldError>> {
     network_policy(&read::<NetworkPolicy>(&format!(
         "metadata: {{name: p, namespace: shop}}\nspec: {spec}"
     )))
@@ -48,6 +48,7 @@ fn check_rules(spec: &str, expected: &str, warnings: &[&str]) {
         words(&policy.egress)
     );
     assert_eq!(found_rules, expected, "{spec}");
+    let found: Vec<FieldError> = found.into_iter().map(|(_, warning)| warning).collect();
     assert_eq!(lines(&found), warnings, "{spec}");
 }
 

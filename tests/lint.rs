@@ -1,0 +1,258 @@
+//! `palisade lint` as a user runs it. What each rule finds, and what it does not, are the examples of `docs/lint.md`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot run the program fails")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use policy_compiler::diagnostics::Code;
+use serde_json::Value;
+
+/// Rules whose findings no manifest can bring about, and where they are tested.
+const ELSEWHERE: [(Code, &str); 4] = [
+    (Code::AuditBesideOtherTier, "policy-compiler/tests/audit.rs"),
+    (Code::EmptyFolder, "here"),
+    (Code::UnknownMode, "tests/live/lint.rs"),
+    (Code::UnreadObject, "tests/live/lint.rs"),
+];
+
+/// Runs `palisade lint` at the root of the repository; answers its exit code, and what it says.
+fn lint(args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    let command = command.arg("lint").args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[track_caller]
+fn check(args: &[&str], code: i32) -> String {
+    let (found, stdout, stderr) = lint(args);
+    assert_eq!((found, &*stderr), (code, ""), "{args:?}");
+    stdout
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn manual() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/lint.md")).unwrap()
+}
+
+/// The manifests of an example: what has no kind is the spec of a policy.
+fn manifests(example: &str) -> String {
+    let mut names = ["example", "other"].into_iter();
+    let documents = example.split("\n---\n").map(|document| {
+        if document.starts_with("apiVersion: ") {
+            return document.to_owned();
+        }
+        let spec: String = document.lines().map(|line| format!("  {line}\n")).collect();
+        let name = names.next().unwrap();
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n{spec}"
+        )
+    });
+    documents.collect::<Vec<_>>().join("\n---\n")
+}
+
+/// The findings of a rule in an example, a line each.
+fn found(folder: &Path, code: Code, example: &str) -> String {
+    let file = folder.join(format!("{code}.yaml"));
+    std::fs::write(&file, manifests(example)).unwrap();
+    let file = file.display().to_string();
+    let (exit, stdout, stderr) = lint(&["tests/lint/cluster.yaml", &file, "--only", code.id(), "-o", "json"]);
+    assert!(exit < 2, "{code}: {stderr}\n{}", manifests(example));
+    let report = json(&stdout);
+    let mut lines = String::new();
+    for finding in report["findings"].as_array().unwrap() {
+        let text = |field: &str| finding[field].as_str();
+        let field = text("field").map_or_else(String::new, |field| format!("{field}: "));
+        let (severity, object) = (text("severity").unwrap(), text("object").unwrap());
+        writeln!(lines, "{severity}: {object}: {field}{}", text("message").unwrap()).unwrap();
+        assert!(text("file").is_some() && finding["line"].is_u64(), "{finding}");
+    }
+    lines
+}
+
+#[test]
+fn every_rule_finds_its_example_and_not_its_neighbour() {
+    let folder = tempfile::tempdir().unwrap();
+    let manual = manual();
+    let mut sections: BTreeSet<&str> = BTreeSet::new();
+    for section in manual.split("\n### ").skip(1) {
+        let (id, text) = section.split_once('\n').unwrap();
+        let code: Code = id.parse().unwrap_or_else(|()| panic!("there is no rule {id}"));
+        sections.insert(code.id());
+        if ELSEWHERE.iter().any(|(other, _)| *other == code) {
+            continue;
+        }
+        // Blocks and what stands between them take turns.
+        let blocks: Vec<&str> = text.split("```").skip(1).step_by(2).collect();
+        let [finds, says, fine] = blocks[..] else {
+            panic!("{id} has no example: {text}");
+        };
+        let example = |block: &'_ str| block.strip_prefix("yaml\n").unwrap().trim_end().to_owned();
+        let found_there = found(folder.path(), code, &example(finds));
+        assert!(!found_there.is_empty(), "{id} does not find its example");
+        assert_eq!(found_there.trim_end(), says.trim(), "{id}");
+        assert_eq!(found(folder.path(), code, &example(fine)), "", "{id}");
+    }
+    let all: BTreeSet<&str> = Code::all().map(Code::id).collect();
+    assert_eq!(sections, all);
+}
+
+#[test]
+fn the_manual_shows_real_output() {
+    let manual = manual();
+    let block = manual.split("```\n$ palisade lint examples/shop\n").nth(1).unwrap();
+    let shown = block.split("\n```").next().unwrap();
+    assert_eq!(check(&["examples/shop"], 0).trim_end(), shown);
+}
+
+/// What the repository's own manifests are found to have.
+#[test]
+fn examples_and_guides() {
+    insta::assert_snapshot!("example_shop", check(&["examples/shop"], 0));
+    insta::assert_snapshot!("cli_shop", check(&["tests/cli/shop"], 1));
+    insta::assert_snapshot!("preflight_sample", lint(&["src/preflight/sample.yaml"]).1);
+    let recipes = Path::new("policy-compiler/tests/fixtures/recipes");
+    let mut folders: Vec<String> = std::fs::read_dir(recipes)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("policy.yaml").exists())
+        .map(|path| path.join("policy.yaml").display().to_string())
+        .collect();
+    folders.sort();
+    assert!(folders.len() > 10);
+    let mut all = String::new();
+    for policy in folders {
+        let (code, stdout, stderr) = lint(&["policy-compiler/tests/fixtures/recipes/_cluster/cluster.yaml", &policy]);
+        assert!(code < 2, "{stderr}");
+        writeln!(all, "# {policy}\n{stdout}").unwrap();
+    }
+    insta::assert_snapshot!("recipes", all);
+}
+
+const FORMS: [&str; 2] = ["tests/lint/cluster.yaml", "tests/lint/forms"];
+
+#[test]
+fn forms() {
+    let form = |form| check(&[&FORMS[..], &["-o", form]].concat(), 1);
+    insta::assert_snapshot!("text", form("text"));
+    insta::assert_snapshot!("json", form("json"));
+    insta::assert_snapshot!("github", form("github"));
+    insta::assert_snapshot!("sarif", form("sarif").replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+}
+
+/// What GitHub code scanning asks of a file that it is to take in.
+#[test]
+fn sarif_is_what_code_scanning_takes_in() {
+    let log = json(&check(&[&FORMS[..], &["-o", "sarif"]].concat(), 1));
+    let findings = json(&check(&[&FORMS[..], &["-o", "json"]].concat(), 1));
+    assert_eq!(log["version"], "2.1.0");
+    assert!(log["$schema"].as_str().unwrap().ends_with("sarif-2.1.0.json"));
+    let [run] = &log["runs"].as_array().unwrap()[..] else {
+        panic!("{log}");
+    };
+    let driver = &run["tool"]["driver"];
+    assert_eq!(driver["name"], "palisade");
+    let rules = driver["rules"].as_array().unwrap();
+    let ids: BTreeSet<&str> = rules.iter().map(|rule| rule["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, Code::all().map(Code::id).collect());
+    let levels = ["warning", "note"];
+    for rule in rules {
+        assert!(!rule["shortDescription"]["text"].as_str().unwrap().is_empty());
+        assert!(levels.contains(&rule["defaultConfiguration"]["level"].as_str().unwrap()));
+    }
+    let results = run["results"].as_array().unwrap();
+    let findings = findings["findings"].as_array().unwrap();
+    assert_eq!(results.len(), findings.len());
+    for (result, finding) in results.iter().zip(findings) {
+        assert_eq!(result["ruleId"], finding["rule"]);
+        assert_eq!(
+            rules[result["ruleIndex"].as_u64().unwrap() as usize]["id"],
+            result["ruleId"]
+        );
+        assert_eq!(result["level"], finding["severity"]);
+        let message = finding["message"].as_str().unwrap();
+        assert!(result["message"]["text"].as_str().unwrap().ends_with(message));
+        let place = &result["locations"][0]["physicalLocation"];
+        let uri = place["artifactLocation"]["uri"].as_str().unwrap();
+        assert!(!uri.contains([' ', ':', '\\']) && !uri.starts_with('/'), "{uri}");
+        assert_eq!(place["region"]["startLine"], finding["line"]);
+        assert_eq!(place["region"]["startColumn"], finding["column"]);
+    }
+}
+
+#[test]
+fn findings_are_chosen_and_decide_the_exit_code() {
+    let rules = |args: &[&str], code: i32| -> Vec<String> {
+        let report = json(&check(&[&FORMS[..], args, &["-o", "json"]].concat(), code));
+        let findings = report["findings"].as_array().unwrap();
+        findings
+            .iter()
+            .map(|f| f["rule"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(rules(&["--only", "overlapping-ports"], 0), ["overlapping-ports"]);
+    assert_eq!(
+        rules(&["--only", "overlapping-ports", "--strict"], 1),
+        ["overlapping-ports"]
+    );
+    assert_eq!(
+        rules(
+            &["--only", "overlapping-ports", "--min-severity", "warning", "--strict"],
+            0
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        rules(
+            &[
+                "--min-severity",
+                "warning",
+                "--ignore",
+                "cidr-spelling,unknown-lint-rule"
+            ],
+            1
+        ),
+        ["peer-matches-nothing"]
+    );
+    // What an annotation rules out is counted.
+    let report = json(&check(
+        &[&FORMS[..], &["--only", "selects-no-pod", "-o", "json"]].concat(),
+        0,
+    ));
+    assert_eq!(report["summary"], json(r#"{"warnings": 0, "notes": 0, "ignored": 1}"#));
+}
+
+#[test]
+fn bad_usage_and_bad_input_are_refused() {
+    let refused = |args: &[&str], says: &str| {
+        let (code, stdout, stderr) = lint(args);
+        assert_eq!((code, &*stdout), (2, ""), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+    };
+    refused(
+        &["examples/shop", "--ignore", "select-no-pod"],
+        "\"select-no-pod\" is not a rule: did you mean selects-no-pod?",
+    );
+    refused(
+        &["examples/shop", "--only", "x"],
+        "\"x\" is not a rule: docs/lint.md lists them",
+    );
+    refused(&["tests/cli/bad/policy.yaml"], "tests/cli/bad/policy.yaml:");
+    refused(&[], "required");
+}
+
+#[test]
+fn an_empty_folder_is_a_finding() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().display().to_string();
+    let report = json(&check(&[&folder, "-o", "json"], 1));
+    assert_eq!(report["findings"][0]["rule"], "empty-folder");
+    assert_eq!(report["findings"][0]["file"], *folder);
+}
