@@ -259,10 +259,7 @@ fn an_unknown_node_is_refused() {
         &["no node worker-9", "worker-1, worker-2"],
     );
     refused(&["compile", "shop", "-o", "nft"], &["--node", "worker-1, worker-2"]);
-    refused(
-        &["compile", "bad/no-node.yaml", "-o", "nft"],
-        &["no pod of the manifests is on one"],
-    );
+    refused(&["compile", "bad/no-node.yaml", "-o", "nft"], &["no pod is on one"]);
 }
 
 #[test]

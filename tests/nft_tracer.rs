@@ -11,7 +11,9 @@ use palisade::agent::enforcer::Enforcer;
 use palisade::nft::fake::Fake;
 use palisade::nft::listing::Listing;
 use palisade::nft::names::{ChainName, Side};
-use palisade::nft::tracer::{ACK, Answer, Connection, Entry, INIT, Packet, Recorded, SYN, State, Tracer, number_of};
+use palisade::nft::tracer::{
+    ACK, Answer, Connection, Entry, INIT, Packet, Recorded, SYN, State, Tracer, Way, number_of,
+};
 use palisade::nft::{
     Clearing, DenyAction, Kernel, KernelError, MarkMask, Marks, Mode, Renderer, Ruleset, Settings, Transaction, render,
     replace,
@@ -59,6 +61,7 @@ fn packets(connection: Connection, turn: usize) -> [(&'static str, Packet); 2] {
         sctp_chunk: if state == State::New { INIT } else { 0 },
         hop_limit: 63,
         icmp_type: 128,
+        way: Way::Routed,
         state,
         connection: Some(connection),
     };
@@ -393,7 +396,7 @@ proptest! {
                     (132, State::New, lost(Protocol::Sctp), 0, INIT + 1),
                 ] {
                     let packet = Packet {
-                        source, destination, protocol, tcp_flags, sctp_chunk, hop_limit: 63, icmp_type: 0, state, connection,
+                        source, destination, protocol, tcp_flags, sctp_chunk, hop_limit: 63, icmp_type: 0, way: Way::Routed, state, connection,
                     };
                     let exempt = connection.is_some() && table.addresses().exemption(from, to).is_some();
                     let trace = tracer.trace(&packet).unwrap();
@@ -414,9 +417,59 @@ proptest! {
                     let types = [(132, 255, !dropped), (133, 255, true), (137, 255, true), (138, 255, !dropped), (135, 254, !dropped)];
                     for (icmp_type, hop_limit, passes) in types {
                         let packet = Packet {
-                            source, destination, protocol: ICMPV6, tcp_flags: 0, sctp_chunk: 0, hop_limit, icmp_type, state: State::Untracked, connection: None,
+                            source, destination, protocol: ICMPV6, tcp_flags: 0, sctp_chunk: 0, hop_limit, icmp_type, way: Way::Routed, state: State::Untracked, connection: None,
                         };
                         prop_assert_eq!(tracer.trace(&packet).unwrap().accepted, passes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What pods of one bridge send each other that is addressed to no pod passes only where none is isolated, but for discovery.
+    #[test]
+    fn a_shared_link_carries_nothing_that_no_policy_can_judge(cluster in testing::cluster(Tiers::All)) {
+        let table = compile(&cluster, &Subjects::All);
+        let ruleset = render(&table, Settings::default());
+        let tracer = Tracer::new(&ruleset);
+        let audited = render(&table, Mode::Audit.into());
+        let soft = Tracer::new(&audited);
+        let in_force = |pod| Direction::BOTH.into_iter().any(|direction| table.half(direction).group_in_force(pod).is_some());
+        let isolated = table.pods().any(|(pod, _)| in_force(pod));
+        let link = "fe80::1";
+        for (from, to, way) in [
+            ("10.0.0.77", "10.0.0.255", Way::Broadcast),
+            ("10.0.0.77", "255.255.255.255", Way::Broadcast),
+            ("10.0.0.77", "255.255.255.255", Way::Bridged),
+            ("10.0.0.77", "224.0.0.251", Way::Multicast),
+            ("10.0.0.77", "224.0.0.251", Way::Bridged),
+            ("fd00::77", "ff02::fb", Way::Multicast),
+            ("fd00::77", "ff02::fb", Way::Bridged),
+            (link, "ff02::fb", Way::Multicast),
+            (link, "fe80::2", Way::Bridged),
+            (link, "fd00::77", Way::Bridged),
+            ("fd00::77", link, Way::Bridged),
+        ] {
+            let (source, destination): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+            // Nothing answers to a group's address, so only connections by link-local addresses are ever established.
+            let one = source == link.parse::<IpAddr>().unwrap() || destination == link.parse::<IpAddr>().unwrap();
+            let states = [State::New, State::Related, State::Untracked, State::Invalid, State::Established];
+            for state in states.into_iter().take(if one { 5 } else { 4 }) {
+                for protocol in [6, 17, 132, icmp(source)] {
+                    let known = !matches!(state, State::Untracked | State::Invalid);
+                    let connection = Connection { client: source, server: destination, protocol, server_port: 53 };
+                    let packet = |icmp_type, hop_limit| Packet {
+                        source, destination, protocol, tcp_flags: SYN, sctp_chunk: INIT, hop_limit, icmp_type, way, state,
+                        connection: known.then_some(connection),
+                    };
+                    let trace = tracer.trace(&packet(128, 63)).unwrap();
+                    prop_assert_eq!(trace.accepted, !isolated, "{} to {}, {:?}, {:?}, {}", from, to, way, state, protocol);
+                    prop_assert!(soft.trace(&packet(128, 63)).unwrap().accepted);
+                    if protocol == ICMPV6 {
+                        for (icmp_type, hop_limit) in [(130, 1), (132, 1), (143, 1), (133, 255), (137, 255)] {
+                            let discovery = tracer.trace(&packet(icmp_type, hop_limit)).unwrap();
+                            prop_assert!(discovery.accepted, "{}", icmp_type);
+                        }
                     }
                 }
             }

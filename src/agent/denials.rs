@@ -181,10 +181,11 @@ impl Log {
         self.since.get_or_insert(now);
         let decision = evaluator.decide(&news.from, &news.to, news.denial.traffic());
         let audited = decision.allowed && !decision.would_be_allowed();
-        let reason = match decision.allowed && !audited {
+        let reason = match (decision.allowed && !audited, news.denial.by_shared_link()) {
+            (true, Some(why)) => why.to_owned(),
             // Policy has changed since, or the packet belonged to no connection that is known.
-            true => "allowed by now".to_owned(),
-            false => decision.to_string(),
+            (true, None) => "allowed by now".to_owned(),
+            (false, _) => decision.to_string(),
         };
         let word = match mode {
             Mode::Enforce if !audited => "denied",

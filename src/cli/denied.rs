@@ -184,6 +184,10 @@ impl Row {
             let ends = [denial.from, denial.to].map(|address| evaluator.addresses().endpoint(address));
             evaluator.decide(&ends[0], &ends[1], denial.traffic())
         });
+        let passes = decision
+            .as_ref()
+            .is_some_and(|decision| decision.allowed && decision.would_be_allowed());
+        let by_link = denial.by_shared_link().filter(|_| passes);
         Row {
             from: Who::new(denial.from, evaluator),
             to: Who::new(denial.to, evaluator),
@@ -192,12 +196,14 @@ impl Row {
             bytes: denial.bytes,
             seconds_ago: denial.ago.as_secs(),
             last_seen: since_1970.as_secs(),
-            verdict: decision.as_ref().map(|decision| Verdict::one(decision.allowed)),
+            verdict: decision
+                .as_ref()
+                .map(|decision| Verdict::one(decision.allowed && by_link.is_none())),
             audit_verdict: decision
                 .as_ref()
                 .filter(|decision| decision.allowed && !decision.would_be_allowed())
                 .map(|_| Verdict::Deny),
-            reason: decision.map(|decision| decision.to_string()),
+            reason: decision.map(|decision| by_link.map_or_else(|| decision.to_string(), str::to_owned)),
         }
     }
 
@@ -356,6 +362,23 @@ spec:
                    nearest: shop/db ingress[0] wants port 5432/TCP, asked for 22/TCP)";
         assert!(line.contains(why), "{line}");
         assert!(report.json().unwrap().contains("\"auditVerdict\": \"deny\""));
+    }
+
+    #[test]
+    fn what_is_addressed_to_no_pod_is_not_called_allowed() {
+        let loaded = crate::manifests::parse("cluster.yaml", CLUSTER).unwrap();
+        let record = [
+            denial("fe80::1", "fe80::2", "tcp", Some(5432), 1, 0),
+            denial("10.244.1.2", "224.0.0.251", "udp", Some(5353), 1, 0),
+            denial("10.244.1.2", "192.0.2.1", "udp", Some(5353), 1, 0),
+        ];
+        let filter = Filter::default();
+        let report = Report::new(&record, Some(&loaded.cluster), &filter, SystemTime::UNIX_EPOCH);
+        let text = plain(&report.text(false));
+        let told: Vec<bool> = text.lines().map(|line| line.contains("addressed to no pod")).collect();
+        assert_eq!(told, [true, true, false], "{text}");
+        assert!(text.contains("allowed now"), "{text}");
+        assert_eq!(report.json().unwrap().matches("\"verdict\": \"deny\"").count(), 2);
     }
 
     #[test]

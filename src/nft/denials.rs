@@ -1,7 +1,7 @@
 //! What the kernel remembers of denied packets: the record (who tried to reach whom, a sample of at most a hundred packets a
 //! second) and the exact counters of every judged pod. The answers to `nft -j list set` come in, plain values go out.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use policy_compiler::ports::{Protocol, Traffic};
@@ -58,6 +58,15 @@ impl Denial {
             Traffic::Other => self.protocol.to_uppercase(),
             port => port.to_string(),
         }
+    }
+
+    /// Why it was denied although no policy denies it, if that is so: pods of one bridge sent it each other without saying whom
+    /// they mean (chain `shared_link`).
+    pub fn by_shared_link(&self) -> Option<&'static str> {
+        let link_local = |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        let to_many = self.to.is_multicast() || self.to == IpAddr::V4(Ipv4Addr::BROADCAST);
+        (to_many || link_local(self.from) || link_local(self.to))
+            .then_some("addressed to no pod, and a pod of the node is isolated: a bridge carries only discovery then")
     }
 }
 

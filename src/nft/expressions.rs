@@ -1,8 +1,11 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
+use std::collections::HashSet;
+use std::net::Ipv6Addr;
+
 use nftables::expr::{
-    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
-    PayloadRaw, Range,
+    BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
+    PayloadBase, PayloadField, PayloadRaw, Prefix, Range,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Mangle, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
@@ -106,24 +109,21 @@ pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<
 
 /// `meta nfproto ipv6`
 pub(super) fn is_family(family: Family) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Nfproto }));
     let name = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    compare(left, Operator::EQ, text(name))
+    compare(meta(MetaKey::Nfproto), Operator::EQ, text(name))
 }
 
 /// `meta l4proto tcp`
 pub(super) fn packet_protocol(number: u8) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
-    compare(left, Operator::EQ, Expression::Number(number.into()))
+    compare(meta(MetaKey::L4proto), Operator::EQ, Expression::Number(number.into()))
 }
 
 /// `meta l4proto != tcp`
 pub(super) fn not_packet_protocol(number: u8) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
-    compare(left, Operator::NEQ, Expression::Number(number.into()))
+    compare(meta(MetaKey::L4proto), Operator::NEQ, Expression::Number(number.into()))
 }
 
 /// `ct protocol tcp`
@@ -228,6 +228,67 @@ pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
     [
         compare(header("ip6", "hoplimit"), Operator::EQ, Expression::Number(255)),
         compare(header("icmpv6", "type"), Operator::EQ, range(133, 137)),
+    ]
+}
+
+/// `meta iifkind "bridge" meta oifkind "bridge"`: switched between two ports of a bridge, or routed between two bridges.
+pub(super) fn bridged() -> [Statement<'static>; 2] {
+    [MetaKey::Iifkind, MetaKey::Oifkind].map(|key| compare(meta(key), Operator::EQ, text("bridge")))
+}
+
+/// To how many receivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cast {
+    Broadcast,
+    Multicast,
+}
+
+impl Cast {
+    pub(super) const BOTH: [Cast; 2] = [Cast::Broadcast, Cast::Multicast];
+
+    fn text(self) -> Expression<'static> {
+        text(match self {
+            Cast::Broadcast => "broadcast",
+            Cast::Multicast => "multicast",
+        })
+    }
+}
+
+/// `meta pkttype multicast`: whom the frame is addressed to.
+pub(super) fn frame_is(cast: Cast) -> Statement<'static> {
+    compare(meta(MetaKey::Pkttype), Operator::EQ, cast.text())
+}
+
+/// `fib daddr type multicast`: whom the packet is addressed to, whatever its frame says.
+pub(super) fn destination_is(cast: Cast) -> Statement<'static> {
+    let kind = Fib {
+        result: FibResult::Type,
+        flags: HashSet::from([FibFlag::Daddr]),
+    };
+    compare(Expression::Named(NamedExpression::Fib(kind)), Operator::EQ, cast.text())
+}
+
+/// `ip6 saddr fe80::/10` (RFC 4291, 2.5.6)
+pub(super) fn link_local(field: &'static str) -> Statement<'static> {
+    let prefix = Prefix {
+        addr: Box::new(Expression::String(LINK_LOCAL.to_string().into())),
+        len: LINK_LOCAL_LENGTH,
+    };
+    let prefix = Expression::Named(NamedExpression::Prefix(prefix));
+    compare(header("ip6", field), Operator::EQ, prefix)
+}
+
+/// The IPv6 addresses of one link, by whatever link.
+pub(super) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+pub(super) const LINK_LOCAL_LENGTH: u32 = 10;
+
+/// `icmpv6 type 130-132`: multicast listener discovery (RFC 2710), without which bridges that snoop lose neighbour discovery.
+/// `icmpv6 type 143`: the same, version 2 (RFC 3810).
+pub(super) fn listener_discovery() -> [Statement<'static>; 2] {
+    let kind = || header("icmpv6", "type");
+    [
+        compare(kind(), Operator::EQ, range(130, 132)),
+        compare(kind(), Operator::EQ, Expression::Number(143)),
     ]
 }
 
@@ -348,6 +409,10 @@ fn compare(left: Expression<'static>, op: Operator, right: Expression<'static>) 
 
 fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
     Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
 fn text(name: &'static str) -> Expression<'static> {

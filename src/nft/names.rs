@@ -142,6 +142,8 @@ pub enum ChainName {
     Six,
     /// `opening`: what is not of a running connection.
     Opening,
+    /// `shared_link`: what pods of one bridge send each other that is addressed to no pod.
+    SharedLink,
     /// `stray`: packets without a connection.
     Stray,
     /// `ingress4`, `egress6`: finds the class of the peer.
@@ -168,6 +170,7 @@ impl fmt::Display for ChainName {
             ChainName::Forward => f.write_str("forward"),
             ChainName::Six => f.write_str("six"),
             ChainName::Opening => f.write_str("opening"),
+            ChainName::SharedLink => f.write_str("shared_link"),
             ChainName::Stray => f.write_str("stray"),
             ChainName::Entry(side) => write!(f, "{}{}", side.direction, side.family),
             ChainName::Column(side, column) => write!(f, "{side}_{column}"),
@@ -316,6 +319,7 @@ mod tests {
             ChainName::Forward,
             ChainName::Six,
             ChainName::Opening,
+            ChainName::SharedLink,
             ChainName::Stray,
             ChainName::StrayDenied,
             ChainName::StrayAudited,

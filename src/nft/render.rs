@@ -11,7 +11,7 @@ use policy_compiler::table::{Half, PodIndex, Table};
 
 use super::draft::Draft;
 use super::marks::Marks;
-use super::names::{Family, SetName, Side};
+use super::names::{ChainName, Family, SetName, Side};
 use super::render_base;
 use super::render_side::{Members, SideRenderer};
 use super::ruleset::{Element, Elements, Key, Ruleset, comment};
@@ -77,6 +77,7 @@ impl Renderer {
             side.follow(table, members, changes, &mut draft);
         }
         exemptions(table, &mut draft);
+        draft.chain(ChainName::SharedLink, render_base::shared_link(is_any_isolated(table)));
         draft
     }
 }
@@ -115,6 +116,13 @@ fn local_addresses(table: &Table, half: &Half, draft: &mut Draft<'_>) -> Members
         draft.set(SetName::Audited(side), audited);
     }
     all
+}
+
+/// Whether enforced policies isolate a pod. By name and not by address: one without IPv6 still has a link-local address.
+fn is_any_isolated(table: &Table) -> bool {
+    let groups = |direction| table.half(direction).groups();
+    let mut groups = Direction::BOTH.into_iter().flat_map(groups);
+    groups.any(|(_, group)| !group.audited && !group.members.is_empty())
 }
 
 /// Pairs of addresses that policy never touches, for every pod that is judged. What passes between a pod and an address

@@ -6,9 +6,10 @@ use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use super::expressions::{
-    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_family, is_in, is_not_in, jump,
-    limit, limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol,
-    packet_protocol, prohibited, protocol_number, reset, server, server_port, state, subject, update,
+    Cast, accept, back, bridged, client, concat, connection_protocol, counter, destination_is, drop, frame_is, goto,
+    header, is_family, is_in, is_not_in, jump, limit, limit_over, link_local, listener_discovery, neighbour_discovery,
+    not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol, prohibited, protocol_number,
+    reset, server, server_port, state, subject, update,
 };
 use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
@@ -37,6 +38,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     }
     ruleset.chains.extend(forward(Marks::None));
     ruleset.chains.insert(ChainName::Opening, opening());
+    ruleset.chains.insert(ChainName::SharedLink, shared_link(false));
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
     ruleset.chains.insert(ChainName::StrayAudited, stray_audited());
@@ -60,10 +62,9 @@ pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
         Rule::new([is_family(Family::V6), goto(ChainName::Six)]),
     ]);
     rules.extend(isolated(marks, Family::V4));
-    [
-        (ChainName::Forward, rules),
-        (ChainName::Six, isolated(marks, Family::V6)),
-    ]
+    let mut six = Vec::from(by_link_local_addresses());
+    six.extend(isolated(marks, Family::V6));
+    [(ChainName::Forward, rules), (ChainName::Six, six)]
 }
 
 /// Both ends of a connection, one after the other.
@@ -81,19 +82,59 @@ fn isolated(marks: Marks, family: Family) -> Vec<Rule> {
     rules
 }
 
+fn by_link_local_addresses() -> [Rule; 2] {
+    let [source, destination] =
+        ["saddr", "daddr"].map(|field| Rule::new([link_local(field), jump(ChainName::SharedLink)]));
+    [
+        source.commented("an address of which no policy knows whose it is"),
+        destination,
+    ]
+}
+
 /// What is not of a running connection. What comes to the end is judged like any other packet.
 fn opening() -> Vec<Rule> {
     let [from_the_link, neighbour_discovery] = neighbour_discovery();
     let [sctp, not_an_init] = not_an_init();
-    vec![
+    let mut rules = vec![
         // Connection tracking calls these untracked, and redirects invalid or related.
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
+    ];
+    let to_shared_link = || jump(ChainName::SharedLink);
+    // What most packets fail comes first.
+    for cast in Cast::BOTH {
+        let [from, to] = bridged();
+        rules.push(Rule::new([frame_is(cast), from, to, to_shared_link()]));
+    }
+    for cast in Cast::BOTH {
+        let [from, to] = bridged();
+        rules.push(Rule::new([from, to, destination_is(cast), to_shared_link()]));
+    }
+    // Again, because not all of what follows comes back to the base chain.
+    rules.extend(by_link_local_addresses());
+    rules.extend([
         Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule after this one would match"),
         Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
         Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
-    ]
+    ]);
+    rules
+}
+
+/// What pods of one bridge send each other by link-local addresses, broadcast and multicast. No policy knows who is reached by
+/// these, and an isolated pod may be: as soon as there is one on the node, only discovery passes. Answers to a broadcast come
+/// from a pod's own address, and are a connection of their own.
+pub(super) fn shared_link(isolated: bool) -> Vec<Rule> {
+    if !isolated {
+        return vec![Rule::new([back()]).commented("no pod of this node is isolated")];
+    }
+    let mut rules: Vec<Rule> = listener_discovery().map(|is| Rule::new([is, back()])).into();
+    let [from_the_link, neighbour_discovery] = neighbour_discovery();
+    rules.push(Rule::new([from_the_link, neighbour_discovery, back()]));
+    rules.push(
+        Rule::new([goto(ChainName::StrayDenied)]).commented("a pod of this node is isolated, and may be reached"),
+    );
+    rules
 }
 
 /// Packets without a connection, judged by their headers: denied when either end is a pod that any policy judges. What

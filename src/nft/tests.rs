@@ -16,7 +16,7 @@ use policy_compiler::ports::{PortRange, Protocol};
 use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
-use super::tracer::{Connection, Packet, SYN, State, Tracer};
+use super::tracer::{Connection, Packet, SYN, State, Tracer, Way};
 use super::transaction::{Operation, OperationError};
 use super::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
 
@@ -348,6 +348,7 @@ fn packet(from: &str, to: &str, port: u16, state: State) -> Packet {
         tcp_flags: SYN,
         hop_limit: 63,
         icmp_type: 0,
+        way: Way::Routed,
         state,
         connection: (state == State::New).then_some(connection),
     }

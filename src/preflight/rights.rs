@@ -59,11 +59,9 @@ async fn missing(target: &Target) -> Result<Vec<String>, String> {
     for resource in Resource::ALL {
         for verb in VERBS {
             let name = resource.to_string();
-            // `/api/v1/pods`, or `/apis/GROUP/v1/networkpolicies`.
-            let group = resource.path().strip_prefix("/apis/").and_then(|p| p.split('/').next());
             let review = json!({
                 "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": {"group": group.unwrap_or_default(), "resource": name, "verb": verb}},
+                "spec": {"resourceAttributes": {"group": resource.group(), "resource": name, "verb": verb}},
             });
             let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
                 .header("Content-Type", "application/json")

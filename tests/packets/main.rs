@@ -124,8 +124,8 @@ fn main() -> ExitCode {
             ("pods_on_a_bridge_find_each_other", || {
                 failed(bridge::pods_on_a_bridge_find_each_other())
             }),
-            ("the_rules_of_the_manual_close_what_escapes_on_a_bridge", || {
-                failed(bridge::the_rules_of_the_manual_close_what_escapes_on_a_bridge())
+            ("a_shared_link_is_closed_while_a_pod_is_isolated", || {
+                failed(bridge::a_shared_link_is_closed_while_a_pod_is_isolated())
             }),
             ("a_cluster_ip_stands_for_its_back_ends", || {
                 failed(services::a_cluster_ip_stands_for_its_back_ends())

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::nft::fake::Fake;
-use crate::nft::tracer::{Connection, Packet, SYN, State};
+use crate::nft::tracer::{Connection, Packet, SYN, State, Way};
 use crate::nft::{Settings, render, replace};
 
 /// Two pods here, one elsewhere; nobody reaches those of `app: web`.
@@ -116,6 +116,7 @@ impl Scene {
             tcp_flags: SYN,
             hop_limit: 63,
             icmp_type: 0,
+            way: Way::Routed,
             state: State::New,
             connection: Some(Connection {
                 client: source,

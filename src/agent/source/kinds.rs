@@ -1,10 +1,11 @@
-//! The kinds that are watched: bytes of an object go in, the compiler's type or what is wrong with the object comes out.
+//! The kinds that are read: bytes of an object go in, the compiler's type or what is wrong with the object comes out.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use policy_compiler::cluster::{Namespace, Node, Pod, PodName};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Service};
 use policy_compiler::compile::Event;
 use policy_compiler::convert::{self, FieldError};
 use policy_compiler::labels::Name;
@@ -17,7 +18,7 @@ use super::limits;
 use super::partial::{self, Meta};
 use super::salvage;
 
-/// A kind of the API that is watched.
+/// A kind of the API that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
     /// `namespaces`
@@ -28,10 +29,12 @@ pub enum Resource {
     NetworkPolicies,
     /// `pods`
     Pods,
+    /// `services`; not watched, for policy never sees one
+    Services,
 }
 
 impl Resource {
-    /// All of them.
+    /// All that are watched.
     pub const ALL: [Resource; 4] = [
         Resource::Namespaces,
         Resource::Nodes,
@@ -46,7 +49,19 @@ impl Resource {
             Resource::Nodes => "/api/v1/nodes",
             Resource::NetworkPolicies => "/apis/networking.k8s.io/v1/networkpolicies",
             Resource::Pods => "/api/v1/pods",
+            Resource::Services => "/api/v1/services",
         }
+    }
+
+    /// The API group in RBAC; empty for the core.
+    pub fn group(self) -> &'static str {
+        let group = self.path().strip_prefix("/apis/").and_then(|p| p.split('/').next());
+        group.unwrap_or_default()
+    }
+
+    /// Whether its objects are in namespaces.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Resource::Namespaces | Resource::Nodes)
     }
 
     /// The kind of one object.
@@ -56,6 +71,7 @@ impl Resource {
             Resource::Nodes => "Node",
             Resource::NetworkPolicies => "NetworkPolicy",
             Resource::Pods => "Pod",
+            Resource::Services => "Service",
         }
     }
 }
@@ -68,6 +84,7 @@ impl fmt::Display for Resource {
             Resource::Nodes => "nodes",
             Resource::NetworkPolicies => "networkpolicies",
             Resource::Pods => "pods",
+            Resource::Services => "services",
         })
     }
 }
@@ -109,25 +126,46 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Object: PartialEq + Send + Sync;
 
     fn meta(wire: &Self::Wire) -> &Meta;
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Self::Object, Vec<FieldError>>;
+    /// The object, and what of it is accepted and yet hardly meant.
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Converted<Self::Object>, Vec<FieldError>>;
     /// What of an object that cannot be read is safer kept than left out.
     fn salvage(_object: &[u8]) -> Option<Self::Object> {
         None
     }
+    fn add(cluster: &mut Cluster, object: Self::Object);
+}
+
+/// A kind that a table is made of, so that a change of it is an event.
+pub(super) trait Watched: Kind {
     fn event(object: Arc<Self::Object>) -> Event;
     fn gone(key: &Key) -> Event;
 }
+
+/// An object with its doubts.
+pub(super) type Converted<O> = (O, Vec<FieldError>);
 
 /// An object that has been read, or has not.
 pub(super) struct Read<O> {
     pub(super) key: Key,
     pub(super) outcome: Result<O, Unreadable<O>>,
+    /// What of it is accepted and yet hardly meant.
+    pub(super) doubts: Vec<FieldError>,
 }
 
 /// What is wrong with an object.
 pub(super) struct Unreadable<O> {
     pub(super) message: String,
     pub(super) salvaged: Option<O>,
+}
+
+impl<O> Unreadable<O> {
+    /// What is done in place of what the object says, when nothing better is known of it.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self.salvaged {
+            Some(_) => "it isolates its pods, and its rules that can be read are in force",
+            None => "it is left out",
+        }
+    }
 }
 
 /// Converts an object that has been decoded; `text` is what it was decoded from.
@@ -141,11 +179,14 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
             converted.map_err(|_| "reading it failed in an unexpected way (please report this)".to_owned())?;
         converted.map_err(|errors| limits::sentence(&errors))
     });
-    let outcome = converted.map_err(|message| Unreadable {
-        message,
-        salvaged: K::salvage(&text()),
-    });
-    Some(Read { key, outcome })
+    let (outcome, doubts) = match converted {
+        Ok((object, doubts)) => (Ok(object), doubts),
+        Err(message) => {
+            let salvaged = K::salvage(&text());
+            (Err(Unreadable { message, salvaged }), Vec::new())
+        }
+    };
+    Some(Read { key, outcome, doubts })
 }
 
 /// What can be said of an object that cannot be decoded; none when it has no name.
@@ -157,6 +198,7 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
             message: format!("{error:.300}"),
             salvaged: K::salvage(text),
         }),
+        doubts: Vec::new(),
     })
 }
 
@@ -202,10 +244,17 @@ impl Kind for Namespaces {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Namespace, Vec<FieldError>> {
-        convert::namespace(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Namespace>, Vec<FieldError>> {
+        let object = wire.into();
+        Ok((convert::namespace(&object)?, mode_doubts(&object.metadata)))
     }
 
+    fn add(cluster: &mut Cluster, object: Namespace) {
+        cluster.add_namespace(object);
+    }
+}
+
+impl Watched for Namespaces {
     fn event(object: Arc<Namespace>) -> Event {
         Event::Namespace(object)
     }
@@ -227,10 +276,16 @@ impl Kind for Nodes {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Node, Vec<FieldError>> {
-        convert::node(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Node>, Vec<FieldError>> {
+        Ok((convert::node(&wire.into())?, Vec::new()))
     }
 
+    fn add(cluster: &mut Cluster, object: Node) {
+        cluster.add_node(object);
+    }
+}
+
+impl Watched for Nodes {
     fn event(object: Arc<Node>) -> Event {
         Event::Node(object)
     }
@@ -252,14 +307,23 @@ impl Kind for Policies {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Policy, Vec<FieldError>> {
-        convert::network_policy(&wire.into()).map(|(policy, _)| policy)
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Policy>, Vec<FieldError>> {
+        let object = wire.into();
+        let (policy, mut doubts) = convert::network_policy(&object)?;
+        doubts.extend(mode_doubts(&object.metadata));
+        Ok((policy, doubts))
     }
 
     fn salvage(object: &[u8]) -> Option<Policy> {
         catch_unwind(|| salvage::policy(object)).ok()?
     }
 
+    fn add(cluster: &mut Cluster, object: Policy) {
+        cluster.add_policy(object);
+    }
+}
+
+impl Watched for Policies {
     fn event(object: Arc<Policy>) -> Event {
         Event::Policy(object)
     }
@@ -285,11 +349,17 @@ impl Kind for Pods {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Pod, Vec<FieldError>> {
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Converted<Pod>, Vec<FieldError>> {
         let pod = convert::pod(&wire.into())?;
-        Ok(pool.pod(pod))
+        Ok((pool.pod(pod), Vec::new()))
     }
 
+    fn add(cluster: &mut Cluster, object: Pod) {
+        cluster.add_pod(object);
+    }
+}
+
+impl Watched for Pods {
     fn event(object: Arc<Pod>) -> Event {
         Event::Pod(object)
     }
@@ -300,4 +370,30 @@ impl Kind for Pods {
             name: key.name.clone(),
         })
     }
+}
+
+/// Services.
+pub(super) struct Services;
+
+impl Kind for Services {
+    const RESOURCE: Resource = Resource::Services;
+    type Wire = partial::Service;
+    type Object = Service;
+
+    fn meta(wire: &Self::Wire) -> &Meta {
+        &wire.metadata
+    }
+
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Service>, Vec<FieldError>> {
+        Ok((convert::service(&wire.into())?, Vec::new()))
+    }
+
+    fn add(cluster: &mut Cluster, object: Service) {
+        cluster.add_service(object);
+    }
+}
+
+/// A mode that is none: the policies are enforced, which is hardly what was meant.
+fn mode_doubts(meta: &ObjectMeta) -> Vec<FieldError> {
+    convert::enforcement(meta).err().into_iter().collect()
 }

@@ -2,14 +2,18 @@
 //!
 //! Nothing comes out before every watch is complete. What is held stays while a watch fails; when the API server has
 //! forgotten where a watch was, the difference to the new list comes out, and only when that list is complete.
+//!
+//! Commands that answer one question list everything once (`snapshot`).
 
 mod access;
 mod intern;
 mod kinds;
 mod limits;
+mod page;
 mod partial;
 mod salvage;
 mod shared;
+mod snapshot;
 mod store;
 mod transport;
 mod watch;
@@ -27,8 +31,9 @@ use tracing::error;
 pub use access::{Access, AccessError, ClusterInfo, Target};
 pub use kinds::Resource;
 pub use shared::Health;
+pub use snapshot::{Count, Remark, Snapshot, SnapshotError, Wanted, snapshot};
 
-use kinds::{Kind, Namespaces, Nodes, Pods, Policies};
+use kinds::{Namespaces, Nodes, Pods, Policies, Watched};
 use shared::{Shared, Taken};
 use watch::Watch;
 
@@ -162,7 +167,7 @@ impl Waiting {
     }
 }
 
-fn spawn<K: Kind>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
+fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
     let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
     let shared = shared.clone();
     tasks.spawn(async move {

@@ -46,6 +46,7 @@ pub(super) type Namespace = Object<IgnoredAny, IgnoredAny>;
 pub(super) type Node = Object<NodeSpec, NodeStatus>;
 pub(super) type Pod = Object<PodSpec, PodStatus>;
 pub(super) type Policy = Object<NetworkPolicySpec, IgnoredAny>;
+pub(super) type Service = Object<v1::ServiceSpec, IgnoredAny>;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -176,6 +177,16 @@ impl From<Policy> for NetworkPolicy {
         NetworkPolicy {
             metadata: object.metadata.into_metadata(),
             spec: object.spec,
+        }
+    }
+}
+
+impl From<Service> for v1::Service {
+    fn from(object: Service) -> Self {
+        v1::Service {
+            metadata: object.metadata.into_metadata(),
+            spec: object.spec,
+            ..v1::Service::default()
         }
     }
 }

@@ -8,24 +8,24 @@ use std::sync::Arc;
 use policy_compiler::compile::Event;
 
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Read, Unreadable};
+use super::kinds::{Key, Read, Unreadable, Watched};
 
 /// Objects of one kind.
-pub(super) struct Store<K: Kind> {
+pub(super) struct Store<K: Watched> {
     held: HashMap<Key, Held<K>>,
     /// What is wrong with those that cannot be read.
     invalid: BTreeMap<Key, String>,
     pub(super) pool: Pool,
 }
 
-struct Held<K: Kind> {
+struct Held<K: Watched> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
-pub(super) struct Listing<K: Kind> {
+pub(super) struct Listing<K: Watched> {
     seen: HashSet<Key>,
     changed: HashMap<Key, Held<K>>,
     invalid: BTreeMap<Key, String>,
@@ -39,7 +39,7 @@ pub(super) struct Complaint {
     pub(super) remedy: &'static str,
 }
 
-impl<K: Kind> Default for Store<K> {
+impl<K: Watched> Default for Store<K> {
     fn default() -> Self {
         Store {
             held: HashMap::new(),
@@ -49,7 +49,7 @@ impl<K: Kind> Default for Store<K> {
     }
 }
 
-impl<K: Kind> Default for Listing<K> {
+impl<K: Watched> Default for Listing<K> {
     fn default() -> Self {
         Listing {
             seen: HashSet::new(),
@@ -59,7 +59,7 @@ impl<K: Kind> Default for Listing<K> {
     }
 }
 
-impl<K: Kind> Store<K> {
+impl<K: Watched> Store<K> {
     /// How many objects are held.
     pub(super) fn len(&self) -> usize {
         self.held.len()
@@ -72,7 +72,7 @@ impl<K: Kind> Store<K> {
 
     /// An object was added or changed.
     pub(super) fn put(&mut self, read: Read<K::Object>) -> (Option<Event>, Option<Complaint>) {
-        let Read { key, outcome } = read;
+        let Read { key, outcome, .. } = read;
         let (held, complaint) = self.judge(&key, outcome);
         let before = match &complaint {
             Some(complaint) => self.invalid.insert(key.clone(), complaint.message.clone()),
@@ -91,7 +91,7 @@ impl<K: Kind> Store<K> {
 
     /// An object of a list that is coming in.
     pub(super) fn list(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
-        let Read { key, outcome } = read;
+        let Read { key, outcome, .. } = read;
         let (held, complaint) = self.judge(&key, outcome);
         listing.seen.insert(key.clone());
         match held {
@@ -148,6 +148,7 @@ impl<K: Kind> Store<K> {
             Err(unreadable) => unreadable,
         };
         let good = self.held.get(key).is_some_and(|held| !held.salvaged);
+        let remedy = unreadable.remedy();
         let (held, remedy) = match unreadable.salvaged {
             // What was good once is nearer to what is meant than the readable part of what is not.
             _ if good => (None, "its last good version stays in force"),
@@ -156,12 +157,9 @@ impl<K: Kind> Store<K> {
                     object: Arc::new(object),
                     salvaged: true,
                 };
-                (
-                    Some(held),
-                    "it isolates its pods, and its rules that can be read are in force",
-                )
+                (Some(held), remedy)
             }
-            None => (None, "it is left out"),
+            None => (None, remedy),
         };
         let complaint = Complaint {
             key: key.clone(),

@@ -16,15 +16,13 @@ use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
-use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
+use super::kinds::{Identity, Key, Read, Watched, read};
+use super::page::{self, ListMeta};
 use super::partial::Meta;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
 use super::transport::{self, Failure, Next};
 use crate::agent::backoff::Backoff;
-
-/// Objects on one page of a list.
-const PAGE: u32 = 500;
 
 /// After so many streaming lists in a row that came to nothing, one is made the old way.
 const STREAMS: u32 = 2;
@@ -43,7 +41,7 @@ const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// One watch and what it holds.
-pub(super) struct Watch<K: Kind> {
+pub(super) struct Watch<K: Watched> {
     access: Arc<Access>,
     shared: Arc<Shared>,
     timing: Timing,
@@ -65,7 +63,7 @@ enum End {
     Closed,
 }
 
-impl<K: Kind> Watch<K> {
+impl<K: Watched> Watch<K> {
     pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing) -> Self {
         Watch {
             access,
@@ -75,7 +73,7 @@ impl<K: Kind> Watch<K> {
             version: None,
             streaming: true,
             broken_streams: 0,
-            page: PAGE,
+            page: page::OBJECTS,
             backoff: Backoff::new(timing.first_delay, timing.longest_delay),
         }
     }
@@ -173,29 +171,14 @@ impl<K: Kind> Watch<K> {
         listing: &mut Listing<K>,
         complaints: &mut Complaints,
     ) -> Result<ListMeta, Failure> {
-        let raw = || serde_json::from_slice::<Page<&RawValue>>(text);
-        // Nearly always all of them can be decoded in one go.
-        if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {
-            for (at, wire) in page.items.into_iter().flatten().enumerate() {
-                let object = || {
-                    let page = raw().ok();
-                    let item = page.and_then(|page| page.items?.get(at).copied());
-                    item.map_or_else(Vec::new, |item| item.get().as_bytes().to_vec())
-                };
-                let read = read::<K>(wire, object, &mut self.store.pool);
-                complaints.extend(read.and_then(|read| self.store.list(listing, read)));
-            }
-            return Ok(page.metadata);
-        }
-        let page = raw().map_err(|error| Failure::Nonsense(error.to_string()))?;
-        for item in page.items.into_iter().flatten() {
-            let text = item.get().as_bytes();
-            match self.decode(text) {
+        let (objects, metadata) = page::read::<K>(text, &mut self.store.pool)?;
+        for object in objects {
+            match object {
                 Some(read) => complaints.extend(self.store.list(listing, read)),
                 None => complaints.nameless += 1,
             }
         }
-        Ok(page.metadata)
+        Ok(metadata)
     }
 
     /// A watch: from a version on, or with all objects first.
@@ -264,21 +247,13 @@ impl<K: Kind> Watch<K> {
         let identity = || serde_json::from_str::<Identity>(object.get());
         let version = || identity().ok().and_then(|i| i.meta().resource_version);
         match what {
-            What::Added | What::Modified => Ok(Change::Put(self.decode(text), version())),
+            What::Added | What::Modified => Ok(Change::Put(page::object::<K>(text, &mut self.store.pool), version())),
             What::Deleted => Ok(Change::Gone(identity().ok().and_then(|i| i.key()), version())),
             What::Bookmark => Ok(Change::Bookmark(version().unwrap_or_default())),
             What::Error => {
                 let status: Status = serde_json::from_slice(text).map_err(nonsense)?;
                 Err(Failure::told(&status))
             }
-        }
-    }
-
-    /// An object on its own.
-    fn decode(&mut self, text: &[u8]) -> Option<Read<K::Object>> {
-        match serde_json::from_slice::<K::Wire>(text) {
-            Ok(wire) => read::<K>(wire, || text.to_vec(), &mut self.store.pool),
-            Err(error) => unreadable::<K>(text, &error),
         }
     }
 
@@ -375,7 +350,7 @@ impl<K: Kind> Watch<K> {
 }
 
 /// What a line of a watch says.
-enum Change<K: Kind> {
+enum Change<K: Watched> {
     /// Added or changed; none when the object has no name.
     Put(Option<Read<K::Object>>, Option<String>),
     Gone(Option<Key>, Option<String>),
@@ -431,20 +406,6 @@ enum What {
     Deleted,
     Bookmark,
     Error,
-}
-
-#[derive(Deserialize)]
-struct Page<T> {
-    metadata: ListMeta,
-    items: Option<Vec<T>>,
-}
-
-#[derive(Deserialize)]
-struct ListMeta {
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    continue_token: Option<String>,
 }
 
 fn is_end_of_list(line: &[u8]) -> bool {
