@@ -7,6 +7,7 @@ mod cluster;
 mod compile;
 mod denied;
 mod describe;
+mod diff;
 mod endpoint;
 mod ends;
 mod explain;
@@ -34,11 +35,12 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
+    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DiffArgs, DiffOutput,
     DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
     TestOutput, TextOrJson,
 };
 use cluster::Known;
+use diff::Diff;
 use ends::Compiled;
 use explain::Question;
 use matrix::Matrix;
@@ -80,6 +82,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Explain(args) => run_explain(args),
         Command::Matrix(args) => run_matrix(args),
         Command::Test(args) => run_test(args),
+        Command::Diff(args) => run_diff(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
         Command::Preflight(args) => run_preflight(args),
@@ -161,6 +164,28 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
     })?;
     let passed = results.iter().all(|r| r.passed);
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })
+}
+
+fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
+    let (before, after) = cluster::versions(args)?;
+    warn(&before.warnings);
+    let news = after.warnings.iter().filter(|warning| !before.warnings.contains(warning));
+    warn(&news.cloned().collect::<Vec<_>>());
+    let [before, after] = [before, after].map(|loaded| {
+        let compiled = Compiled::new(loaded.cluster.clone());
+        (loaded, compiled)
+    });
+    // What was odd before is no news.
+    let known = before.1.diagnostics();
+    let odd = after.1.diagnostics().into_iter().filter(|diagnostic| !known.contains(diagnostic));
+    doubt(&odd.collect::<Vec<_>>());
+    let diff = Diff::new(&before, &after);
+    print(&match args.output {
+        DiffOutput::Text => diff.text(),
+        DiffOutput::Json => diff.json()?,
+        DiffOutput::Markdown => diff.markdown(),
+    })?;
+    Ok(if diff.is_empty() { Outcome::Fine } else { Outcome::Findings })
 }
 
 fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {

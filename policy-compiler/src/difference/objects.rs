@@ -1,13 +1,12 @@
 //! Which policies and namespaces differ, in what, and whether a change makes any difference: two clusters in, changed objects out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 use super::{Comparison, End};
 use crate::cluster::{Cluster, Namespace};
 use crate::compile::{Compiler, Event, Subjects};
-use crate::labels::{Labels, Name};
+use crate::labels::Labels;
 use crate::policy::{Enforcement, Policy, PolicyName};
 use crate::table::Table;
 
@@ -24,32 +23,8 @@ pub enum Aspect {
     Order,
     /// What the annotation [`MODE_ANNOTATION`](crate::policy::MODE_ANNOTATION) says, before and after.
     Mode(Option<Enforcement>, Option<Enforcement>),
-    /// The labels of a namespace: keys with their values before and after.
-    Labels(Vec<(Name, Option<Name>, Option<Name>)>),
-}
-
-impl fmt::Display for Aspect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Aspect::Subject => f.write_str("pods selected"),
-            Aspect::Ingress => f.write_str("ingress rules"),
-            Aspect::Egress => f.write_str("egress rules"),
-            Aspect::Order => f.write_str("tier or priority"),
-            Aspect::Mode(before, after) => {
-                let word = |mode: &Option<Enforcement>| mode.map_or("unset", Enforcement::word);
-                write!(f, "mode {} → {}", word(before), word(after))
-            }
-            Aspect::Labels(labels) => {
-                let parts = labels.iter().map(|(key, before, after)| match (before, after) {
-                    (Some(before), Some(after)) => format!("{key}: {before} → {after}"),
-                    (None, Some(after)) => format!("{key}={after} added"),
-                    (Some(before), None) => format!("{key}={before} removed"),
-                    (None, None) => key.to_string(),
-                });
-                write!(f, "labels {}", parts.collect::<Vec<_>>().join(", "))
-            }
-        }
-    }
+    /// The labels of a namespace, before and after.
+    Labels(Labels, Labels),
 }
 
 /// What became of an object.
@@ -101,21 +76,13 @@ pub fn policies(before: &Cluster, after: &Cluster) -> Vec<PolicyChange> {
 /// The namespaces that differ, sorted by name.
 pub fn namespaces(before: &Cluster, after: &Cluster) -> Vec<NamespaceChange> {
     objects(&before.namespaces, &after.namespaces, |old, new| {
-        let labels = labels(&old.labels, &new.labels);
+        let labels = || Aspect::Labels(old.labels.clone(), new.labels.clone());
         let aspects = [
-            (!labels.is_empty()).then_some(Aspect::Labels(labels)),
+            (old.labels != new.labels).then(labels),
             (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
         ];
         aspects.into_iter().flatten().collect()
     })
-}
-
-fn labels(old: &Labels, new: &Labels) -> Vec<(Name, Option<Name>, Option<Name>)> {
-    let keys: BTreeSet<&Name> = old.iter().chain(new.iter()).map(|(key, _)| key).collect();
-    let both = keys
-        .into_iter()
-        .map(|key| (key.clone(), old.get(key).cloned(), new.get(key).cloned()));
-    both.filter(|(_, old, new)| old != new).collect()
 }
 
 fn objects<K: Ord, T: PartialEq>(
