@@ -139,8 +139,8 @@ impl<'a> Diff<'a> {
 
     fn entry(&self, block: &Block) -> Entry {
         Entry {
-            from: self.words.party(&block.from),
-            to: self.words.party(&block.to),
+            from: self.words.party(&block.from, &block.to),
+            to: self.words.party(&block.to, &block.from),
             ports: block.ports.clone(),
             own_node: block.own_node,
             example: self.example(block),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use policy_compiler::difference::Block;
 use policy_compiler::policy::PolicyName;
+use policy_compiler::ports::PortSet;
 
 use super::{Diff, Entry, Lone};
 use crate::cli::describe::join;
@@ -100,7 +101,7 @@ impl Diff<'_> {
             let entry = self.entry(block);
             let own_node = own_node(&entry);
             let line = format!("{} → {}", join(&entry.from.words), join(&entry.to.words));
-            let mut text = format!("  {} {}  {}{own_node}\n", sign(mark), Style::Bold.paint(&line), entry.ports);
+            let mut text = format!("  {} {}  {}{own_node}\n", sign(mark), Style::Bold.paint(&line), ports(&entry.ports));
             if let Some(example) = &entry.example {
                 let pair = format!("{} → {} on {}", example.from, example.to, example.port);
                 let _ = writeln!(text, "      {}", Style::Dim.paint(&format!("for example {pair}")));
@@ -128,6 +129,15 @@ impl Diff<'_> {
             let policies = names(&isolated.policies);
             format!("  {} {pods}  {} {words} {policies}\n", sign(mark), isolated.direction)
         });
+    }
+}
+
+/// Ports, by those that are missing where that is shorter.
+pub(super) fn ports(ports: &PortSet) -> String {
+    let (plain, except) = (ports.to_string(), format!("all except {}", ports.complement()));
+    match ports.is_all() || plain.len() <= except.len() {
+        true => plain,
+        false => except,
     }
 }
 

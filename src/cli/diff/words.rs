@@ -51,10 +51,19 @@ enum Who {
     Outside(usize),
 }
 
-/// A pod's place among the others of its sort.
+/// A pod that is compared.
 struct Known {
     pod: Arc<Pod>,
-    ends: usize,
+    /// The families of its ends; none of one without an address.
+    ends: Vec<Option<bool>>,
+}
+
+impl Known {
+    /// How many of its ends can talk with ends of these families.
+    fn ends_for(&self, families: &BTreeSet<Option<bool>>) -> usize {
+        let can = |end: &&Option<bool>| end.is_none() || families.contains(&None) || families.contains(*end);
+        self.ends.iter().filter(can).count()
+    }
 }
 
 /// Names ends of a comparison; all means all that both clusters have.
@@ -104,13 +113,13 @@ impl Words {
                     let at = *known.entry(pod.name.clone()).or_insert_with(|| {
                         list.push(Known {
                             pod: pod.clone(),
-                            ends: 0,
+                            ends: Vec::new(),
                         });
                         let titles = tree.entry(pod.name.namespace.clone()).or_default();
                         titles.entry(title(pod)).or_default().insert(list.len() - 1);
                         list.len() - 1
                     });
-                    list[at].ends += 1;
+                    list[at].ends.push(end.after.address().map(|a| a.is_ipv4()));
                     match pod.host_network {
                         true => Who::HostNetwork(at),
                         false => Who::Pod(at),
@@ -145,9 +154,12 @@ impl Words {
         &self.ends
     }
 
-    /// Some of the ends, by number.
-    pub(super) fn party(&self, ends: &[usize]) -> Party {
+    /// Some of the ends, by number, as one side of connections with others. A pod is meant as a whole when all of its addresses are
+    /// that can talk with the others.
+    pub(super) fn party(&self, ends: &[usize], others: &[usize]) -> Party {
         let mut party = Party::default();
+        let families = others.iter().map(|at| self.ends[*at].after.address().map(|a| a.is_ipv4()));
+        let families: BTreeSet<Option<bool>> = families.collect();
         let (mut pods, mut hosts) = (BTreeMap::<usize, Vec<usize>>::new(), BTreeMap::<usize, Vec<usize>>::new());
         let mut nodes: BTreeMap<&Name, Vec<usize>> = BTreeMap::new();
         let mut regions: BTreeSet<usize> = BTreeSet::new();
@@ -160,7 +172,9 @@ impl Words {
             }
         }
         let whole = |list: &[Known], found: BTreeMap<usize, Vec<usize>>, single: &mut Vec<String>| {
-            let (whole, part): (Vec<_>, Vec<_>) = found.into_iter().partition(|(pod, ends)| list[*pod].ends == ends.len());
+            let (whole, part): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|(pod, ends)| list[*pod].ends_for(&families) == ends.len());
             let ends = part.into_iter().flat_map(|(_, ends)| ends);
             single.extend(ends.map(|at| self.ends[at].after.to_string()));
             whole.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<usize>>()
