@@ -147,7 +147,6 @@ pub(crate) struct TestArgs {
     /// Test files, or folders with test files (documents of other kinds are passed over)
     #[arg(value_name = "TEST", required = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// The cluster that runs, in the place of the resources that the test files name
     #[command(flatten)]
     pub(crate) live: Live,
     /// The form of the report

@@ -19,6 +19,9 @@ use crate::progress::Progress;
 /// than a look at the record costs the node.
 const AGE: Duration = Duration::from_secs(30);
 
+/// How long after a first failure the API server is asked again: somebody waits.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+
 /// How often whoever waits sees how far it is.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -113,16 +116,17 @@ impl Known {
 impl Live {
     /// Which cluster, if a live one is meant.
     pub(crate) fn target(&self) -> Option<Target> {
-        let kubeconfig = Target::Kubeconfig {
-            file: self.kubeconfig.clone(),
-            context: self.context.clone(),
-        };
+        if !self.live {
+            return None;
+        }
         let named = self.kubeconfig.is_some() || self.context.is_some() || has_kubeconfig();
         // As kubectl does: in a pod without a kubeconfig, the cluster of the pod.
-        let in_a_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-        self.live.then(|| match in_a_pod && !named {
-            true => Target::ServiceAccount,
-            false => kubeconfig,
+        if !named && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            return Some(Target::ServiceAccount);
+        }
+        Some(Target::Kubeconfig {
+            file: self.kubeconfig.clone(),
+            context: self.context.clone(),
         })
     }
 }
@@ -145,7 +149,10 @@ async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, St
     let server = &access.info().server;
     let (seen, mut progress) = (Count::default(), Progress::new());
     progress.stage(format!("reading the cluster at {server}"));
-    let timing = Timing::default();
+    let timing = Timing {
+        first_delay: FIRST_DELAY,
+        ..Timing::default()
+    };
     let mut reading = std::pin::pin!(snapshot(&access, &timing, wanted, &seen));
     let mut tick = tokio::time::interval(TICK);
     let result = loop {

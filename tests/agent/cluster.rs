@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Kind, Verb};
 use super::{Agent, in_a_namespace, palisade, table, until};
 
-fn pod(name: &str, node: &str, address: &str) -> Value {
+pub(crate) fn pod(name: &str, node: &str, address: &str) -> Value {
     json!({
         "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
         "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
@@ -15,7 +15,7 @@ fn pod(name: &str, node: &str, address: &str) -> Value {
     })
 }
 
-fn policy(port: u16) -> Value {
+pub(crate) fn policy(port: u16) -> Value {
     json!({
         "metadata": {"namespace": "shop", "name": "web"},
         "spec": {

@@ -9,6 +9,7 @@
 )]
 mod api;
 mod cluster;
+mod denied;
 mod preflight;
 
 use std::fs;

@@ -27,8 +27,11 @@ pub(super) struct ListMeta {
     pub(super) remaining_item_count: Option<i64>,
 }
 
-/// The objects of a page; none in the place of one without a name.
-pub(super) fn read<K: Kind>(text: &[u8], pool: &mut Pool) -> Result<(Vec<Option<Read<K::Object>>>, ListMeta), Failure> {
+/// Objects in the order of the page; none in the place of one without a name.
+pub(super) type Objects<K> = Vec<Option<Read<<K as Kind>::Object>>>;
+
+/// Reads a page.
+pub(super) fn read<K: Kind>(text: &[u8], pool: &mut Pool) -> Result<(Objects<K>, ListMeta), Failure> {
     let raw = || serde_json::from_slice::<Page<&RawValue>>(text);
     // Nearly always all of them can be decoded in one go.
     if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {

@@ -65,6 +65,7 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
         }
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+        Some(Fault::Garbage) if verb == Verb::List => return answer(StatusCode::OK, "<html>log in</html>".to_owned()),
         _ => {}
     }
     if matches!(verb, Verb::Watch | Verb::StreamingList) {
@@ -87,6 +88,7 @@ fn target(path: &str) -> Option<Target> {
     let kind = |plural: &str| {
         Kind::ALL
             .into_iter()
+            .chain([Kind::Service])
             .find(|k| k.plural() == plural && core == (k.group().is_empty()))
     };
     let target = |kind, namespace: &str, name: Option<&str>, status| Target {

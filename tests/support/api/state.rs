@@ -18,9 +18,11 @@ pub(crate) enum Kind {
     Node,
     Pod,
     NetworkPolicy,
+    Service,
 }
 
 impl Kind {
+    /// Those that the agent watches.
     pub(crate) const ALL: [Kind; 4] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
 
     /// Its name in URLs and in RBAC.
@@ -30,6 +32,7 @@ impl Kind {
             Kind::Node => "nodes",
             Kind::Pod => "pods",
             Kind::NetworkPolicy => "networkpolicies",
+            Kind::Service => "services",
         }
     }
 
@@ -49,7 +52,7 @@ impl Kind {
     }
 
     pub(super) fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Pod | Kind::NetworkPolicy)
+        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Service)
     }
 }
 
