@@ -3,6 +3,8 @@
 
 mod forms;
 mod objects;
+#[cfg(test)]
+mod tests;
 mod text;
 mod words;
 
