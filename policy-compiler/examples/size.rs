@@ -89,7 +89,11 @@ fn compare(before: &Cluster, gone: usize) {
     let start = Instant::now();
     let [old, new] = [before, &after].map(|cluster| compile(cluster, &Subjects::All));
     let pods = Pods::new(before, &after);
-    let mut ends: Vec<End> = pods.both.iter().flat_map(|pair| difference::ends(&old, &new, pair)).collect();
+    let mut ends: Vec<End> = pods
+        .both
+        .iter()
+        .flat_map(|pair| difference::ends(&old, &new, pair))
+        .collect();
     // An example of each range of addresses that either table tells apart.
     let tables = [&old, &new].into_iter();
     let cells = tables.flat_map(|table| Direction::BOTH.into_iter().flat_map(|d| table.half(d).cells()));

@@ -16,10 +16,19 @@ use proptest::prelude::*;
 
 /// All that both clusters have: their pods, and addresses that are no pod's in either.
 fn all_ends(before: (&Cluster, &Table), after: (&Cluster, &Table), pods: &Pods) -> Vec<End> {
-    let mut all: BTreeSet<End> = pods.both.iter().flat_map(|pair| ends(before.1, after.1, pair)).collect();
-    for end in testing::endpoints(before.0, before.1).into_iter().chain(testing::endpoints(after.0, after.1)) {
+    let mut all: BTreeSet<End> = pods
+        .both
+        .iter()
+        .flat_map(|pair| ends(before.1, after.1, pair))
+        .collect();
+    for end in testing::endpoints(before.0, before.1)
+        .into_iter()
+        .chain(testing::endpoints(after.0, after.1))
+    {
         let Endpoint::Address(address) = end else { continue };
-        let no_pod = [before.1, after.1].iter().all(|table| table.addresses().pod(address).is_none());
+        let no_pod = [before.1, after.1]
+            .iter()
+            .all(|table| table.addresses().pod(address).is_none());
         if no_pod {
             all.insert(End {
                 before: Endpoint::Address(address),
@@ -93,12 +102,18 @@ fn check(before: &Cluster, after: &Cluster) -> Result<(), TestCaseError> {
                 list.iter().filter(holds).collect::<Vec<_>>()
             });
             for traffic in testing::traffics() {
-                let Some((expected, own_node)) = brute(&evaluators, from, to, traffic) else { break };
+                let Some((expected, own_node)) = brute(&evaluators, from, to, traffic) else {
+                    break;
+                };
                 differs |= expected.contains(&true);
                 for (blocks, expected) in holding.iter().zip(expected) {
                     let speak = |b: &&&Block| b.ports.contains(traffic) && b.own_node == own_node;
                     // Of a pair that is exempt in both, a block that holds it does not speak.
-                    let exempt = own_node || evaluators[0].decide(&from.before, &to.before, traffic).exemption.is_none();
+                    let exempt = own_node
+                        || evaluators[0]
+                            .decide(&from.before, &to.before, traffic)
+                            .exemption
+                            .is_none();
                     let found = blocks.iter().filter(speak).filter(|_| exempt).count();
                     prop_assert_eq!(found, usize::from(expected), "{:?} -> {:?} on {}", from, to, traffic);
                 }

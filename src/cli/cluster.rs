@@ -41,12 +41,16 @@ pub(crate) fn versions(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
     };
     match (args.paths.as_slice(), args.live.target()) {
         ([path], Some(target)) => over(live(&target, Wanted::Policy)?, path),
-        (_, Some(_)) => anyhow::bail!("with --live the old cluster is the one that runs: give one PATH, what is to be applied"),
+        (_, Some(_)) => {
+            anyhow::bail!("with --live the old cluster is the one that runs: give one PATH, what is to be applied")
+        }
         ([old, new], None) if is_stdin(old) && is_stdin(new) => {
             anyhow::bail!("OLD and NEW cannot both be standard input: give one of them as a file or a folder")
         }
         ([old, new], None) if args.overlay => over(one(old)?, new),
-        ([_, _], None) if args.prune => anyhow::bail!("--prune is about what NEW is put over: give --overlay or --live as well"),
+        ([_, _], None) if args.prune => {
+            anyhow::bail!("--prune is about what NEW is put over: give --overlay or --live as well")
+        }
         ([old, new], None) => Ok((one(old)?, one(new)?)),
         _ => anyhow::bail!("give two PATHs, OLD and NEW, or --live and one"),
     }

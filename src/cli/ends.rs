@@ -215,7 +215,9 @@ impl Compiled {
 
     /// A CIDR cut into regions: at every CIDR of every policy, and around each node's address.
     pub(crate) fn regions(&self, cidr: IpNet) -> Vec<Region> {
-        regions(&self.nets, cidr, |address| self.table.addresses().pod(address).is_some())
+        regions(&self.nets, cidr, |address| {
+            self.table.addresses().pod(address).is_some()
+        })
     }
 
     /// All addresses but those of pods of either cluster, cut into regions at what either cluster tells apart; of IPv6 only where one of

@@ -35,9 +35,9 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs, DiffArgs, DiffOutput,
-    DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
-    TestOutput, TextOrJson,
+    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
+    DenyAction, DiffArgs, DiffOutput, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs,
+    StatusArgs, TestArgs, TestOutput, TextOrJson,
 };
 use cluster::Known;
 use diff::Diff;
@@ -169,7 +169,10 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
 fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     let (before, after) = cluster::versions(args)?;
     warn(&before.warnings);
-    let news = after.warnings.iter().filter(|warning| !before.warnings.contains(warning));
+    let news = after
+        .warnings
+        .iter()
+        .filter(|warning| !before.warnings.contains(warning));
     warn(&news.cloned().collect::<Vec<_>>());
     let [before, after] = [before, after].map(|loaded| {
         let compiled = Compiled::new(loaded.cluster.clone());
@@ -177,7 +180,11 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     });
     // What was odd before is no news.
     let known = before.1.diagnostics();
-    let odd = after.1.diagnostics().into_iter().filter(|diagnostic| !known.contains(diagnostic));
+    let odd = after
+        .1
+        .diagnostics()
+        .into_iter()
+        .filter(|diagnostic| !known.contains(diagnostic));
     doubt(&odd.collect::<Vec<_>>());
     let diff = Diff::new(&before, &after);
     print(&match args.output {
@@ -185,7 +192,11 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
         DiffOutput::Json => diff.json()?,
         DiffOutput::Markdown => diff.markdown(),
     })?;
-    Ok(if diff.is_empty() { Outcome::Fine } else { Outcome::Findings })
+    Ok(if diff.is_empty() {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
 }
 
 fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {

@@ -100,8 +100,13 @@ fn pods(out: &mut Loaded, over: &Loaded) {
         };
         let derived = std::mem::take(&mut out.derived);
         // What was itself derived from a template is derived anew.
-        out.cluster.pods.retain(|name, pod| !(of_it(pod) && derived.contains(name)));
-        out.derived = derived.into_iter().filter(|name| out.cluster.pods.contains_key(name)).collect();
+        out.cluster
+            .pods
+            .retain(|name, pod| !(of_it(pod) && derived.contains(name)));
+        out.derived = derived
+            .into_iter()
+            .filter(|name| out.cluster.pods.contains_key(name))
+            .collect();
         let mut standing = out.cluster.pods.values_mut().filter(|pod| of_it(pod)).peekable();
         if standing.peek().is_none() {
             for pod in made {
@@ -264,7 +269,12 @@ spec: {podSelector: {matchLabels: {app: api}}, policyTypes: [Egress]}
     fn a_namesake_is_replaced_and_the_rest_stays() {
         let merged = load(LIVE).overlay(&load(OVER), false);
         assert_eq!(policies(&merged.cluster), ["other/other", "shop/api", "shop/by-hand"]);
-        let (_, api) = merged.cluster.policies.iter().find(|((_, n), _)| &*n.name == "api").expect("it");
+        let (_, api) = merged
+            .cluster
+            .policies
+            .iter()
+            .find(|((_, n), _)| &*n.name == "api")
+            .expect("it");
         assert!(api.ingress.is_none() && api.egress.is_some());
         assert_eq!(merged.cluster.namespaces.len(), 1);
     }

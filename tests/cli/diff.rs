@@ -30,7 +30,10 @@ fn what_opens_and_what_closes_in_every_form() {
 
 #[test]
 fn pods_with_addresses_nodes_and_regions() {
-    insta::assert_snapshot!("pods", stdout(&["diff", "shop", "diff/web-only.yaml", "--overlay", "--prune"], 1));
+    insta::assert_snapshot!(
+        "pods",
+        stdout(&["diff", "shop", "diff/web-only.yaml", "--overlay", "--prune"], 1)
+    );
 }
 
 #[test]
@@ -49,12 +52,16 @@ fn the_way_back_opens_what_the_way_there_closes() {
     let back = json(&["diff", "diff/after.yaml", "diff/before.yaml", "-o", "json"]);
     let pairs = |answer: &Value, list: &str| -> Vec<String> {
         let list = answer[list].as_array().unwrap().iter();
-        list.map(|e| format!("{} {} {}", e["from"], e["to"], e["ports"])).collect()
+        list.map(|e| format!("{} {} {}", e["from"], e["to"], e["ports"]))
+            .collect()
     };
     assert_eq!(pairs(&there, "opened"), pairs(&back, "closed"));
     assert_eq!(pairs(&there, "closed"), pairs(&back, "opened"));
     assert_eq!(there["addedPods"][0]["pods"], back["removedPods"][0]["pods"]);
-    assert_eq!(there["isolation"].as_array().unwrap().len(), back["isolation"].as_array().unwrap().len());
+    assert_eq!(
+        there["isolation"].as_array().unwrap().len(),
+        back["isolation"].as_array().unwrap().len()
+    );
 }
 
 #[test]
@@ -78,13 +85,20 @@ fn equal_clusters_do_not_differ_in_whatever_order_they_are_written() {
 #[test]
 fn a_change_without_effect_is_said_and_is_no_difference() {
     let said = stdout(&["diff", "shop", "diff/reordered.yaml", "--overlay"], 0);
-    assert!(said.starts_with("no connection differs; 1 object changed, 1 of them without effect\n"), "{said}");
+    assert!(
+        said.starts_with("no connection differs; 1 object changed, 1 of them without effect\n"),
+        "{said}"
+    );
     assert!(said.contains("~ shop/web  changed: ingress; no effect"), "{said}");
 }
 
 #[test]
 fn either_side_may_be_standard_input() {
-    for (old, new, code) in [("-", "diff/before.yaml", 0), ("diff/before.yaml", "-", 0), ("-", "diff/after.yaml", 1)] {
+    for (old, new, code) in [
+        ("-", "diff/before.yaml", 0),
+        ("diff/before.yaml", "-", 0),
+        ("-", "diff/after.yaml", 1),
+    ] {
         let mut child = palisade(&["diff", old, new])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -99,9 +113,15 @@ fn either_side_may_be_standard_input() {
 
 #[test]
 fn bad_input_is_refused() {
-    refused(&["diff", "diff/before.yaml", "diff/nowhere.yaml"], &["diff/nowhere.yaml"]);
+    refused(
+        &["diff", "diff/before.yaml", "diff/nowhere.yaml"],
+        &["diff/nowhere.yaml"],
+    );
     refused(&["diff", "-", "-"], &["cannot both be standard input"]);
-    refused(&["diff", "diff/before.yaml", "bad/malformed.yaml"], &["bad/malformed.yaml"]);
+    refused(
+        &["diff", "diff/before.yaml", "bad/malformed.yaml"],
+        &["bad/malformed.yaml"],
+    );
     refused(&["diff", "diff/before.yaml"], &["give two PATHs"]);
     refused(&["diff", "shop", "diff/change.yaml", "--prune"], &["--overlay"]);
     let both = ["diff", "shop", "diff/change.yaml", "--live", "--kubeconfig", "nowhere"];

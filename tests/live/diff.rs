@@ -9,10 +9,20 @@ fn check(world: &World, arguments: &[&str], code: i32) -> String {
     let manifests = world.manifests();
     let offline = world.run(&[&["diff", &manifests], arguments, &["--overlay"]].concat());
     let live = world.live(&[&["diff"], arguments].concat());
-    assert_eq!((live.code, offline.code), (code, code), "{}{}", live.stderr, offline.stderr);
+    assert_eq!(
+        (live.code, offline.code),
+        (code, code),
+        "{}{}",
+        live.stderr,
+        offline.stderr
+    );
     // What was removed stands in no file of the live cluster.
     assert_eq!(live.stdout, strip(&offline.stdout, &manifests));
-    assert!(live.stderr.contains("3 policies and 2 namespaces read from"), "{}", live.stderr);
+    assert!(
+        live.stderr.contains("3 policies and 2 namespaces read from"),
+        "{}",
+        live.stderr
+    );
     live.stdout
 }
 
@@ -29,12 +39,18 @@ fn strip(text: &str, file: &str) -> String {
 fn a_change_is_compared_with_what_runs() {
     let world = World::shop();
     let said = check(&world, &["diff/change.yaml"], 1);
-    assert!(said.contains("+ shop/api-9f8d5-c → shop/statefulset/db  5432/TCP"), "{said}");
+    assert!(
+        said.contains("+ shop/api-9f8d5-c → shop/statefulset/db  5432/TCP"),
+        "{said}"
+    );
     let pruned = check(&world, &["diff/change.yaml", "--prune"], 1);
     assert!(pruned.contains("- shop/api  removed"), "{pruned}");
     // Nothing was changed there.
     let calls = world.api.calls();
-    assert!(!calls.is_empty() && calls.iter().all(|call| call.verb == Verb::List), "{calls:?}");
+    assert!(
+        !calls.is_empty() && calls.iter().all(|call| call.verb == Verb::List),
+        "{calls:?}"
+    );
 }
 
 #[test]

@@ -20,7 +20,10 @@ pub(super) fn rectangles(pairs: &[(usize, usize)], open: impl Fn(usize) -> bool)
 }
 
 /// Keys with equal values together: values, then the keys that have them.
-fn lines(pairs: impl Iterator<Item = (usize, usize)>, open: impl Fn(usize) -> bool) -> BTreeMap<Vec<usize>, Vec<usize>> {
+fn lines(
+    pairs: impl Iterator<Item = (usize, usize)>,
+    open: impl Fn(usize) -> bool,
+) -> BTreeMap<Vec<usize>, Vec<usize>> {
     let mut by_key: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (key, value) in pairs {
         by_key.entry(key).or_default().push(value);
@@ -69,7 +72,11 @@ mod tests {
     fn equal_lines_are_one_rectangle() {
         check(&[(1, 3), (2, 3), (1, 4), (2, 4)], false, &[(&[1, 2], &[3, 4])]);
         // By source there are fewer lines.
-        check(&[(1, 2), (1, 3), (4, 3), (4, 5)], false, &[(&[1], &[2, 3]), (&[4], &[3, 5])]);
+        check(
+            &[(1, 2), (1, 3), (4, 3), (4, 5)],
+            false,
+            &[(&[1], &[2, 3]), (&[4], &[3, 5])],
+        );
     }
 
     #[test]

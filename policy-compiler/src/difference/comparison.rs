@@ -272,8 +272,13 @@ impl Comparison<'_> {
         let mut on_node: [BTreeMap<&Name, Vec<usize>>; 2] = Default::default();
         let mut hosts: BTreeSet<usize> = BTreeSet::new();
         for (at, end) in self.ends.iter().enumerate() {
-            for (version, (table, end)) in [(self.before, &end.before), (self.after, &end.after)].into_iter().enumerate() {
-                let Some(node) = table.addresses().node(end) else { continue };
+            for (version, (table, end)) in [(self.before, &end.before), (self.after, &end.after)]
+                .into_iter()
+                .enumerate()
+            {
+                let Some(node) = table.addresses().node(end) else {
+                    continue;
+                };
                 match end.pod() {
                     Some(_) => on_node[version].entry(node).or_default().push(at),
                     None => drop(hosts.insert(at)),

@@ -43,11 +43,13 @@ pub fn isolation(before: &Table, after: &Table, pods: &Pods) -> Vec<Isolation> {
             found.entry((direction, isolated, policies)).or_default().push(at);
         }
     }
-    let found = found.into_iter().map(|((direction, isolated, policies), pods)| Isolation {
-        direction,
-        isolated,
-        policies,
-        pods,
-    });
+    let found = found
+        .into_iter()
+        .map(|((direction, isolated, policies), pods)| Isolation {
+            direction,
+            isolated,
+            policies,
+            pods,
+        });
     found.collect()
 }

@@ -128,8 +128,14 @@ impl From<&NamespaceChange> for Revert {
         let gone =
             |namespace: &Option<Arc<Namespace>>| namespace.as_ref().map(|n| Event::NamespaceGone(n.name.clone()));
         Revert {
-            undo: set(&object.before).or_else(|| gone(&object.after)).into_iter().collect(),
-            redo: set(&object.after).or_else(|| gone(&object.before)).into_iter().collect(),
+            undo: set(&object.before)
+                .or_else(|| gone(&object.after))
+                .into_iter()
+                .collect(),
+            redo: set(&object.after)
+                .or_else(|| gone(&object.before))
+                .into_iter()
+                .collect(),
         }
     }
 }
@@ -151,14 +157,22 @@ impl Revert {
         let ends: Vec<End> = ends.into_iter().collect();
         let mut compiler = Compiler::new(after, Subjects::All);
         let effects = reverts.iter().map(|revert| {
-            revert.undo.iter().cloned().for_each(|event| drop(compiler.apply(event)));
+            revert
+                .undo
+                .iter()
+                .cloned()
+                .for_each(|event| drop(compiler.apply(event)));
             let comparison = Comparison {
                 before: compiler.table(),
                 after: table,
                 ends: &ends,
             };
             let differs = comparison.differs();
-            revert.redo.iter().cloned().for_each(|event| drop(compiler.apply(event)));
+            revert
+                .redo
+                .iter()
+                .cloned()
+                .for_each(|event| drop(compiler.apply(event)));
             differs
         });
         effects.collect()

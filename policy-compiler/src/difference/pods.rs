@@ -68,7 +68,8 @@ impl Pods {
             pods.added.extend(more);
         }
         pods.added.extend(new.into_values().flatten());
-        pods.both.sort_by(|a, b| (&a.1.name, &a.0.name).cmp(&(&b.1.name, &b.0.name)));
+        pods.both
+            .sort_by(|a, b| (&a.1.name, &a.0.name).cmp(&(&b.1.name, &b.0.name)));
         pods.removed.sort_by(|a, b| a.name.cmp(&b.name));
         pods.added.sort_by(|a, b| a.name.cmp(&b.name));
         pods
@@ -82,10 +83,15 @@ pub fn ends(before: &Table, after: &Table, (old, new): &(Arc<Pod>, Arc<Pod>)) ->
     let new = after.addresses().endpoints(new);
     let counterpart = |end: &Endpoint, among: &[Endpoint]| {
         let same = among.iter().find(|other| other.address() == end.address());
-        same.or_else(|| among.iter().find(|other| other.same_family(end))).cloned()
+        same.or_else(|| among.iter().find(|other| other.same_family(end)))
+            .cloned()
     };
-    let forth = old.iter().filter_map(|end| Some((end.clone(), counterpart(end, &new)?)));
-    let back = new.iter().filter_map(|end| Some((counterpart(end, &old)?, end.clone())));
+    let forth = old
+        .iter()
+        .filter_map(|end| Some((end.clone(), counterpart(end, &new)?)));
+    let back = new
+        .iter()
+        .filter_map(|end| Some((counterpart(end, &old)?, end.clone())));
     let pairs: BTreeSet<(Endpoint, Endpoint)> = forth.chain(back).collect();
     pairs.into_iter().map(|(before, after)| End { before, after }).collect()
 }
@@ -117,11 +123,7 @@ mod tests {
             cluster
         };
         let found = Pods::new(&cluster(before), &cluster(after));
-        let pairs: Vec<(&str, &str)> = found
-            .both
-            .iter()
-            .map(|(a, b)| (&*a.name.name, &*b.name.name))
-            .collect();
+        let pairs: Vec<(&str, &str)> = found.both.iter().map(|(a, b)| (&*a.name.name, &*b.name.name)).collect();
         let names = |pods: &[Arc<Pod>]| pods.iter().map(|p| p.name.name.to_string()).collect::<Vec<_>>();
         assert_eq!(pairs, both);
         assert_eq!(names(&found.removed), removed);
@@ -144,8 +146,16 @@ mod tests {
 
     #[test]
     fn what_has_no_counterpart_is_left_over() {
-        let old = [pod("a", Some("api"), "x"), pod("b", Some("api"), "x"), pod("lone", None, "x")];
-        let new = [pod("c", Some("api"), "x"), pod("d", Some("web"), "x"), pod("other", None, "x")];
+        let old = [
+            pod("a", Some("api"), "x"),
+            pod("b", Some("api"), "x"),
+            pod("lone", None, "x"),
+        ];
+        let new = [
+            pod("c", Some("api"), "x"),
+            pod("d", Some("web"), "x"),
+            pod("other", None, "x"),
+        ];
         check(&old, &new, &[("a", "c")], &["b", "lone"], &["d", "other"]);
     }
 

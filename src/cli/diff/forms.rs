@@ -67,13 +67,20 @@ impl Diff<'_> {
             ("audit tells", &found.told),
             ("audit no longer tells", &found.untold),
         ];
-        let all = lists.iter().flat_map(|(word, blocks)| blocks.iter().map(move |block| (*word, block)));
+        let all = lists
+            .iter()
+            .flat_map(|(word, blocks)| blocks.iter().map(move |block| (*word, block)));
         let entries: Vec<(&str, Entry)> = all.clone().take(ROWS).map(|(word, b)| (word, self.entry(b))).collect();
         if !entries.is_empty() {
             out.push_str("\n| | from | to | ports |\n| --- | --- | --- | --- |\n");
             for (word, entry) in &entries {
                 let [from, to] = [&entry.from, &entry.to].map(|party| escape(&join(&party.words)));
-                let _ = writeln!(out, "| **{word}** | {from} | {to} | {}{} |", ports(&entry.ports), own_node(entry));
+                let _ = writeln!(
+                    out,
+                    "| **{word}** | {from} | {to} | {}{} |",
+                    ports(&entry.ports),
+                    own_node(entry)
+                );
             }
             more(&mut out, all.count());
             out.push_str("\n<details><summary>Why, by an example of each</summary>\n\n");

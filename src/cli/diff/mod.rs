@@ -154,7 +154,9 @@ impl<'a> Diff<'a> {
         let (from, to) = difference::example(old, new, self.words.ends(), block)?;
         let traffic = usual(&to.after, &block.ports)?;
         let name = |end: &End| match &end.after {
-            Endpoint::Pod(pod, Some(address)) if new.addresses().owned(pod).len() > 1 => format!("{} ({address})", pod.name),
+            Endpoint::Pod(pod, Some(address)) if new.addresses().owned(pod).len() > 1 => {
+                format!("{} ({address})", pod.name)
+            }
             Endpoint::Pod(pod, _) => pod.name.to_string(),
             Endpoint::Address(address) => address.to_string(),
         };

@@ -141,7 +141,11 @@ impl Objects {
                 .collect(),
             nodes: nodes(before, after),
             pods: pods_changed(pods),
-            moved_pods: pods.both.iter().filter(|(a, b)| a.addresses != b.addresses || a.node != b.node).count(),
+            moved_pods: pods
+                .both
+                .iter()
+                .filter(|(a, b)| a.addresses != b.addresses || a.node != b.node)
+                .count(),
         }
     }
 

@@ -47,11 +47,11 @@ fn means(party: &Value, end: &End, nodes: &BTreeMap<IpAddr, String>) -> bool {
     let any = |field: &str, pod: &Pod| texts(party, field).iter().any(|pattern| matches(pattern, pod));
     match &end.after {
         Endpoint::Pod(pod, _) if pod.host_network => {
-            any("hostNetworkPods", pod) || texts(party, "podAddresses").contains(&end.after.to_string())
+            any("hostNetworkPods", pod) || texts(party, "podAddresses").contains(&words::address_name(end))
         }
         Endpoint::Pod(pod, _) => {
             let whole = any("pods", pod) && !any("exceptPods", pod);
-            whole || texts(party, "podAddresses").contains(&end.after.to_string())
+            whole || texts(party, "podAddresses").contains(&words::address_name(end))
         }
         Endpoint::Address(address) => {
             let cidrs = texts(party, "cidrs");
@@ -107,7 +107,10 @@ fn check(before: Cluster, after: Cluster) -> Result<(), TestCaseError> {
     }
     // The forms for people say something of every list that is not empty.
     let (text, markdown) = (diff.text(), diff.markdown());
-    for (list, heading) in [(&diff.differences.opened, "Opened"), (&diff.differences.closed, "Closed")] {
+    for (list, heading) in [
+        (&diff.differences.opened, "Opened"),
+        (&diff.differences.closed, "Closed"),
+    ] {
         prop_assert_eq!(text.contains(heading), !list.is_empty());
         let word = format!("**{}**", heading.to_lowercase());
         prop_assert_eq!(markdown.contains(&word), !list.is_empty());

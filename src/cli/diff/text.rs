@@ -48,7 +48,11 @@ impl Diff<'_> {
                 };
                 let source = object.source.as_ref().map(|s| format!("  {}", Style::Dim.paint(s)));
                 let sign = sign(object.sign());
-                format!("  {sign} {}  {what}{effect}{}\n", object.name, source.unwrap_or_default())
+                format!(
+                    "  {sign} {}  {what}{effect}{}\n",
+                    object.name,
+                    source.unwrap_or_default()
+                )
             });
         }
         if self.objects.moved_pods > 0 {
@@ -101,7 +105,12 @@ impl Diff<'_> {
             let entry = self.entry(block);
             let own_node = own_node(&entry);
             let line = format!("{} → {}", join(&entry.from.words), join(&entry.to.words));
-            let mut text = format!("  {} {}  {}{own_node}\n", sign(mark), Style::Bold.paint(&line), ports(&entry.ports));
+            let mut text = format!(
+                "  {} {}  {}{own_node}\n",
+                sign(mark),
+                Style::Bold.paint(&line),
+                ports(&entry.ports)
+            );
             if let Some(example) = &entry.example {
                 let pair = format!("{} → {} on {}", example.from, example.to, example.port);
                 let _ = writeln!(text, "      {}", Style::Dim.paint(&format!("for example {pair}")));
@@ -121,13 +130,13 @@ impl Diff<'_> {
         heading(out, "Isolation", "");
         bounded(out, &self.isolation, |isolation| {
             let isolated = self.isolated(isolation);
+            let policies = names(&isolated.policies);
             let (mark, words) = match isolated.isolated {
-                true => ('+', "now isolated by"),
-                false => ('-', "no longer isolated, which it was by"),
+                true => ('+', format!("now isolated, by {policies}")),
+                false => ('-', format!("no longer isolated (it was, by {policies})")),
             };
             let pods = Style::Bold.paint(&join(&isolated.pods.words));
-            let policies = names(&isolated.policies);
-            format!("  {} {pods}  {} {words} {policies}\n", sign(mark), isolated.direction)
+            format!("  {} {pods}  {} {words}\n", sign(mark), isolated.direction)
         });
     }
 }

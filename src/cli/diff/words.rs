@@ -158,9 +158,14 @@ impl Words {
     /// that can talk with the others.
     pub(super) fn party(&self, ends: &[usize], others: &[usize]) -> Party {
         let mut party = Party::default();
-        let families = others.iter().map(|at| self.ends[*at].after.address().map(|a| a.is_ipv4()));
+        let families = others
+            .iter()
+            .map(|at| self.ends[*at].after.address().map(|a| a.is_ipv4()));
         let families: BTreeSet<Option<bool>> = families.collect();
-        let (mut pods, mut hosts) = (BTreeMap::<usize, Vec<usize>>::new(), BTreeMap::<usize, Vec<usize>>::new());
+        let (mut pods, mut hosts) = (
+            BTreeMap::<usize, Vec<usize>>::new(),
+            BTreeMap::<usize, Vec<usize>>::new(),
+        );
         let mut nodes: BTreeMap<&Name, Vec<usize>> = BTreeMap::new();
         let mut regions: BTreeSet<usize> = BTreeSet::new();
         for at in ends {
@@ -176,7 +181,7 @@ impl Words {
                 .into_iter()
                 .partition(|(pod, ends)| list[*pod].ends_for(&families) == ends.len());
             let ends = part.into_iter().flat_map(|(_, ends)| ends);
-            single.extend(ends.map(|at| self.ends[at].after.to_string()));
+            single.extend(ends.map(|at| address_name(&self.ends[at])));
             whole.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<usize>>()
         };
         let pods = whole(&self.pods, pods, &mut party.pod_addresses);
@@ -188,7 +193,9 @@ impl Words {
         } else {
             party.host_network_pods = items(&self.host_tree, &self.host_network, &hosts);
             let names = party.host_network_pods.iter();
-            party.words.extend(names.map(|name| format!("{} (host network)", spoken(name))));
+            party
+                .words
+                .extend(names.map(|name| format!("{} (host network)", spoken(name))));
         }
         party.words.extend(party.pod_addresses.iter().cloned());
         self.name_nodes(nodes, &mut party);
@@ -201,12 +208,16 @@ impl Words {
         let mut party = Party::default();
         let among = |list: &[Known]| -> BTreeSet<usize> {
             let list = list.iter().enumerate();
-            list.filter(|(_, k)| names.contains(&k.pod.name)).map(|(at, _)| at).collect()
+            list.filter(|(_, k)| names.contains(&k.pod.name))
+                .map(|(at, _)| at)
+                .collect()
         };
         self.name_pods(&among(&self.pods), &mut party);
         party.host_network_pods = items(&self.host_tree, &self.host_network, &among(&self.host_network));
         let hosts = party.host_network_pods.iter();
-        party.words.extend(hosts.map(|name| format!("{} (host network)", spoken(name))));
+        party
+            .words
+            .extend(hosts.map(|name| format!("{} (host network)", spoken(name))));
         party
     }
 
@@ -275,8 +286,8 @@ impl Words {
             for (region, holds_pods) in self.joined(&some) {
                 party.cidrs.extend(region.cidrs().iter().map(ToString::to_string));
                 party.words.push(match holds_pods {
-                    true => format!("other addresses of {region}"),
-                    false => region.to_string(),
+                    true => format!("other addresses of {}", region_name(&region)),
+                    false => region_name(&region),
                 });
             }
         }
@@ -320,6 +331,26 @@ impl Words {
         let mut out: Vec<(Region, bool)> = done.into_values().collect();
         out.sort_by_key(|(r, _)| (r.cidr.network(), r.cidr.prefix_len()));
         out
+    }
+}
+
+/// A pod through one address, and what it was before if that is another.
+pub(super) fn address_name(end: &End) -> String {
+    let Endpoint::Pod(pod, address) = &end.after else {
+        return end.after.to_string();
+    };
+    match (end.before.address(), address) {
+        (Some(before), Some(after)) if before != *after => format!("{} ({before} → {after})", pod.name),
+        (Some(before), None) => format!("{} ({before} → no address)", pod.name),
+        _ => end.after.to_string(),
+    }
+}
+
+/// A CIDR with what is not meant of it, in a list.
+fn region_name(region: &Region) -> String {
+    match region.holes.as_slice() {
+        [one, other] => format!("{} except {one} and {other}", region.cidr),
+        _ => region.to_string(),
     }
 }
 
