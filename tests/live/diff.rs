@@ -58,9 +58,22 @@ fn what_runs_already_makes_no_difference() {
     let world = World::shop();
     let said = check(&world, &["shop/policies.yaml", "--prune"], 0);
     assert_eq!(said, "no connection differs\n");
-    // Pods of the repository's own templates are those that run.
-    let said = check(&world, &["shop/cluster.yaml"], 0);
-    assert!(said.starts_with("no connection differs\n"), "{said}");
+}
+
+#[test]
+fn a_template_goes_onto_the_pods_that_run() {
+    let world = World::shop();
+    let said = check(&world, &["shop/cluster.yaml"], 1);
+    // The replica that was rolled out by itself is to be as the others are.
+    assert!(said.starts_with("1 opened\n"), "{said}");
+    assert!(
+        said.contains("+ shop/api-9f8d5-c → shop/statefulset/db  5432/TCP"),
+        "{said}"
+    );
+    assert!(
+        said.contains("~ shop/deployment/api (1 pod)  changed: label release canary removed"),
+        "{said}"
+    );
 }
 
 #[test]

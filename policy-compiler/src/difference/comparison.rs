@@ -58,6 +58,47 @@ struct Bucket {
 /// What a pair may do: the ports that pass, and those of them that would not if audited policies were in force.
 type Passing = (PortSet, PortSet);
 
+/// The ports that the policies of an end admit with a peer, and whether they are audited; none when nothing judges it.
+type Say<'t> = Option<(&'t PortSet, bool)>;
+
+fn say<'t>(half: &'t Half, group: Option<GroupId>, class: ClassId) -> Say<'t> {
+    let group = group?;
+    Some((half.ports(group, class), half.group(group).audited))
+}
+
+/// What passes between two ends that are not exempt.
+fn passing(egress: Say<'_>, ingress: Say<'_>) -> Passing {
+    let [would_leave, would_enter] =
+        [egress, ingress].map(|say| say.map_or_else(PortSet::all, |(ports, _)| ports.clone()));
+    let audited = |say: Say<'_>| say.is_some_and(|(_, audited)| audited);
+    let passes = match (audited(egress), audited(ingress)) {
+        (false, false) => return (would_leave.intersection(&would_enter), PortSet::none()),
+        (true, false) => would_enter.clone(),
+        (false, true) => would_leave.clone(),
+        (true, true) => PortSet::all(),
+    };
+    let told = passes.minus(&would_leave.intersection(&would_enter));
+    (passes, told)
+}
+
+/// What the policies of one end say of a peer, before and after.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Cell<'t>([Say<'t>; 2]);
+
+impl Cell<'_> {
+    fn differs(&self) -> bool {
+        let Cell([was, is]) = self;
+        was != is
+    }
+}
+
+/// The cells of a direction.
+struct Cells<'t> {
+    /// By subject and by peer: which of the list.
+    numbers: Vec<Vec<u32>>,
+    list: Vec<Cell<'t>>,
+}
+
 /// Pairs that changed by what changed: opened, closed, told, untold.
 #[derive(Default)]
 struct Changed {
@@ -66,17 +107,23 @@ struct Changed {
 }
 
 impl Changed {
-    fn add(&mut self, pair: (usize, usize), (was, told_before): &Passing, (is, told_after): &Passing) {
+    /// The numbers of what changed; none where nothing did.
+    fn parts(&mut self, (was, told_before): &Passing, (is, told_after): &Passing) -> [Option<usize>; 4] {
         let parts = [
             is.minus(was),
             was.minus(is),
             told_after.minus(told_before),
             told_before.minus(told_after),
         ];
+        parts.map(|part| {
+            let next = self.numbers.len();
+            (!part.is_empty()).then(|| *self.numbers.entry(part).or_insert(next))
+        })
+    }
+
+    fn add(&mut self, pair: (usize, usize), parts: [Option<usize>; 4]) {
         for (list, part) in self.pairs.iter_mut().zip(parts) {
-            if !part.is_empty() {
-                let next = self.numbers.len();
-                let number = *self.numbers.entry(part).or_insert(next);
+            if let Some(number) = part {
                 list.entry(number).or_default().push(pair);
             }
         }
@@ -120,9 +167,11 @@ impl Comparison<'_> {
     pub(super) fn differences(&self) -> Differences {
         let buckets = self.buckets();
         let mut changed = Changed::default();
+        let mut known: FxHashMap<(u32, u32), [Option<usize>; 4]> = FxHashMap::default();
         // Every pair is looked at: nothing breaks off.
-        let _ = self.visit(&buckets, |pair, was, is| {
-            changed.add(pair, was, is);
+        let _ = self.visit(&buckets, |pair, cells, (was, is)| {
+            let parts = *known.entry(cells).or_insert_with(|| changed.parts(was, is));
+            changed.add(pair, parts);
             ControlFlow::Continue(())
         });
         let of_buckets = |at: Vec<usize>| {
@@ -191,40 +240,53 @@ impl Comparison<'_> {
         ends.any(|end| isolated(self.before, &end.before) != isolated(self.after, &end.after))
             || !self.moved().is_empty()
             || self
-                .visit(&self.buckets(), |_, was, is| match was == is {
+                .visit(&self.buckets(), |_, _, (was, is)| match was == is {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 })
                 .is_break()
     }
 
-    /// Visits the pairs of buckets of which the policies of either end say something else: what passed, and what passes.
+    /// Visits the pairs of buckets of which the policies of either end say something else: the numbers of their cells, egress and
+    /// ingress, and what passed and what passes.
     fn visit(
         &self,
         buckets: &[Bucket],
-        mut visitor: impl FnMut((usize, usize), &Passing, &Passing) -> ControlFlow<()>,
+        mut visitor: impl FnMut((usize, usize), (u32, u32), &(Passing, Passing)) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let [egress, ingress] = [0, 1].map(|side| self.cells(buckets, side));
-        if !egress.iter().chain(&ingress).flatten().any(|differs| *differs) {
+        if !egress.list.iter().chain(&ingress.list).any(Cell::differs) {
             return ControlFlow::Continue(());
         }
+        // Few combinations of cells stand for all pairs.
+        let mut known: FxHashMap<(u32, u32), (Passing, Passing)> = FxHashMap::default();
         for (at_from, from) in buckets.iter().enumerate() {
             for (at_to, to) in buckets.iter().enumerate() {
-                let differs = egress[from.subject[0]][to.peer[0]] || ingress[to.subject[1]][from.peer[1]];
+                let cells = (
+                    egress.numbers[from.subject[0]][to.peer[0]],
+                    ingress.numbers[to.subject[1]][from.peer[1]],
+                );
+                let (leaving, entering) = (&egress.list[cells.0 as usize], &ingress.list[cells.1 as usize]);
                 let possible = || from.seen.iter().zip(&to.seen).all(|(f, t)| f.common_family(t));
                 // Most pairs of buckets hold pairs to judge; these may hold none.
                 let doubtful = at_from == at_to || from.seen.iter().zip(&to.seen).any(|(f, t)| f.pod != t.pod);
-                if differs && possible() && (!doubtful || self.first(&from.ends, &to.ends, false).is_some()) {
-                    let [was, is] = [0, 1].map(|v| self.passing(v, &from.seen[v], &to.seen[v]));
-                    visitor((at_from, at_to), &was, &is)?;
+                if (leaving.differs() || entering.differs())
+                    && possible()
+                    && (!doubtful || self.first(&from.ends, &to.ends, false).is_some())
+                {
+                    let change = known.entry(cells).or_insert_with(|| {
+                        let [was, is] = [0, 1].map(|version| passing(leaving.0[version], entering.0[version]));
+                        (was, is)
+                    });
+                    visitor((at_from, at_to), cells, change)?;
                 }
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// By subject and by peer: whether the policies of the subject say something else of the peer.
-    fn cells(&self, buckets: &[Bucket], side: usize) -> Vec<Vec<bool>> {
+    /// By subject and by peer: what the policies of the subject say of the peer.
+    fn cells(&self, buckets: &[Bucket], side: usize) -> Cells<'_> {
         let mut subjects: BTreeMap<usize, [Option<GroupId>; 2]> = BTreeMap::new();
         let mut peers: BTreeMap<usize, [ClassId; 2]> = BTreeMap::new();
         for bucket in buckets {
@@ -232,38 +294,27 @@ impl Comparison<'_> {
             subjects.insert(bucket.subject[side], [old.groups[side], new.groups[side]]);
             peers.insert(bucket.peer[side], [old.classes[side], new.classes[side]]);
         }
-        let everything = PortSet::all();
-        let [old, new] = [self.before, self.after].map(|table| table.half(SIDES[side]));
-        let rows = subjects.into_values().map(|groups| {
-            let audited = |half: &Half, group: Option<GroupId>| group.is_some_and(|id| half.group(id).audited);
-            if audited(old, groups[0]) != audited(new, groups[1]) {
-                return vec![true; peers.len()];
-            }
+        let halves = self.tables().map(|table| table.half(SIDES[side]));
+        let mut cells = Cells {
+            numbers: Vec::with_capacity(subjects.len()),
+            list: Vec::new(),
+        };
+        let mut known: FxHashMap<Cell<'_>, u32> = FxHashMap::default();
+        for groups in subjects.into_values() {
             let row = peers.values().map(|classes| {
-                let was = groups[0].map_or(&everything, |group| old.ports(group, classes[0]));
-                let is = groups[1].map_or(&everything, |group| new.ports(group, classes[1]));
-                was != is
+                let cell = Cell([0, 1].map(|version| say(halves[version], groups[version], classes[version])));
+                *known.entry(cell).or_insert_with_key(|cell| {
+                    cells.list.push(*cell);
+                    (cells.list.len() - 1) as u32
+                })
             });
-            row.collect()
-        });
-        rows.collect()
+            cells.numbers.push(row.collect());
+        }
+        cells
     }
 
-    /// What passes between two ends that are not exempt, in one of the two clusters.
-    fn passing(&self, version: usize, from: &Seen, to: &Seen) -> Passing {
-        let table = [self.before, self.after][version];
-        let side = |side: usize, subject: &Seen, peer: &Seen| {
-            let half = table.half(SIDES[side]);
-            let group = subject.groups[side];
-            let would = group.map_or_else(PortSet::all, |group| half.ports(group, peer.classes[side]).clone());
-            let audited = group.is_some_and(|group| half.group(group).audited);
-            (if audited { PortSet::all() } else { would.clone() }, would)
-        };
-        let (egress, would_leave) = side(0, from, to);
-        let (ingress, would_enter) = side(1, to, from);
-        let passes = egress.intersection(&ingress);
-        let told = passes.minus(&would_leave.intersection(&would_enter));
-        (passes, told)
+    fn tables(&self) -> [&Table; 2] {
+        [self.before, self.after]
     }
 
     /// Pairs of a pod and a node's address that are exempt in just one of the clusters.
@@ -297,7 +348,8 @@ impl Comparison<'_> {
                 for pair in [(pod, host), (host, pod)] {
                     if self.speaks_of(pair, true) {
                         let [was, is] = [0, 1].map(|version| self.judged(version, pair));
-                        changed.add(pair, &was, &is);
+                        let parts = changed.parts(&was, &is);
+                        changed.add(pair, parts);
                     }
                 }
             }
@@ -309,10 +361,15 @@ impl Comparison<'_> {
     fn judged(&self, version: usize, (from, to): (usize, usize)) -> Passing {
         let table = [self.before, self.after][version];
         let [from, to] = [from, to].map(|at| [&self.ends[at].before, &self.ends[at].after][version]);
-        match table.addresses().exemption(from, to) {
-            Some(_) => (PortSet::all(), PortSet::none()),
-            None => self.passing(version, &Seen::new(table, from), &Seen::new(table, to)),
+        if table.addresses().exemption(from, to).is_some() {
+            return (PortSet::all(), PortSet::none());
         }
+        let (from, to) = (Seen::new(table, from), Seen::new(table, to));
+        let [egress, ingress] = SIDES.map(|side| table.half(side));
+        passing(
+            say(egress, from.groups[0], to.classes[0]),
+            say(ingress, to.groups[1], from.classes[1]),
+        )
     }
 
     /// Whether a block speaks of a pair that it holds.
