@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run the program fails")]
 
+#[path = "cli/diff.rs"]
+mod diff;
+
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Lint(LintArgs),
     /// Check connectivity tests; every case is proven over all pairs and ports that it speaks of
     Test(TestArgs),
+    /// Show what a change opens and closes: connections, not lines of text
+    Diff(DiffArgs),
     /// Enforce policy on this node
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
@@ -181,6 +183,32 @@ pub(crate) struct TestArgs {
     /// The form of the report
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub(crate) output: TestOutput,
+}
+
+const PRUNE: &str = "\
+With --overlay or --live, NEW stands for the cluster after `kubectl apply -f NEW`: objects of the same kind, namespace and name are \
+replaced, a workload's template goes onto the pods that it has, and everything else stays.
+Exit codes: 0 no difference; 1 differences; 2 bad usage or input. Objects that changed without effect are no difference.";
+
+/// `palisade diff`
+#[derive(Debug, Args)]
+#[command(after_help = PRUNE, override_usage = "palisade diff [OPTIONS] OLD NEW\n       palisade diff [OPTIONS] --live NEW")]
+pub(crate) struct DiffArgs {
+    /// Manifests of the cluster before, then of the cluster after: each a file, a folder (with all that is in it), or - for standard
+    /// input (one of them); with --live, only what is to be applied
+    #[arg(value_name = "PATH", required = true, num_args = 1..=2)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// NEW is put over OLD, as kubectl apply would
+    #[arg(long)]
+    pub(crate) overlay: bool,
+    /// Also remove the NetworkPolicies that NEW does not have, in the namespaces for which it has any
+    #[arg(long)]
+    pub(crate) prune: bool,
+    #[command(flatten)]
+    pub(crate) live: Live,
+    /// The form of the answer: for people, for programs, or for a comment on a pull request
+    #[arg(short, long, value_enum, default_value_t = DiffOutput::Text)]
+    pub(crate) output: DiffOutput,
 }
 
 /// `palisade agent`
@@ -378,6 +406,14 @@ pub(crate) enum LintOutput {
     Sarif,
     /// Annotations of a GitHub workflow
     Github,
+}
+
+/// The forms of `diff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiffOutput {
+    Text,
+    Json,
+    Markdown,
 }
 
 /// The forms of `test`.
