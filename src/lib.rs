@@ -7,4 +7,5 @@ pub mod manifests;
 mod netlink;
 pub mod nft;
 pub mod preflight;
+mod progress;
 pub mod sandbox;

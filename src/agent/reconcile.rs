@@ -11,6 +11,7 @@ use std::time::Duration;
 use policy_compiler::addresses::AddressConflict;
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -23,7 +24,7 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::{Kernel, KernelError};
+use crate::nft::{Kernel, KernelError, Settings, UnknownPods};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -354,23 +355,23 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 readiness.clear(Cause::Starting);
                 readiness.clear(Cause::Kernel);
                 metrics.succeeded_now();
-                self.shared.noted.held(&self.enforcer, &applied);
+                let lag = self.waiting_since.take().map(|since| since.elapsed());
+                metrics.enforced(&self.shared.noted.held(&self.enforcer, &applied, lag));
                 self.backoff.reset();
                 self.retry_at = None;
-                let since = self.waiting_since.take();
                 if applied.changed {
-                    if let Some(since) = since {
-                        metrics.event_to_kernel.observe(since.elapsed().as_secs_f64());
+                    if let Some(lag) = lag {
+                        metrics.event_to_kernel.observe(lag.as_secs_f64());
                     }
                     metrics.apply_duration.observe(applied.duration.as_secs_f64());
                     metrics.operations.inc_by(applied.operations as u64);
                     // Pods come and go all day in a large cluster.
-                    match since {
+                    match lag {
                         None => {
                             info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the source")
                         }
-                        Some(since) => {
-                            debug!(operations = applied.operations, took = ?applied.duration, lag = ?since.elapsed(), "the kernel follows the API server")
+                        Some(lag) => {
+                            debug!(operations = applied.operations, took = ?applied.duration, ?lag, "the kernel follows the API server")
                         }
                     }
                     // What the table looks like now is what later looks are compared with.
@@ -450,9 +451,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
             let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
-            let mode = enforcer.settings().mode;
+            let settings = enforcer.settings();
             self.denials
-                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
+                .look(enforcer.kernel(), enforcer.node(), cluster, settings, metrics);
         }
     }
 
@@ -491,13 +492,29 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "there is neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        warnings.extend(uncovered(self.enforcer.node(), self.enforcer.settings(), summary));
         metrics.isolated_policies.set(self.isolation.count() as i64);
+        self.shared.noted.note_refused(self.isolation.network_policies());
         warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);
         for finding in news(&mut self.findings, &findings) {
             warn!("{finding}");
         }
+    }
+}
+
+/// What `--unknown-pods drop` cannot do here. A node that nobody knows has no range: to guess one would cut off pods.
+fn uncovered(node: &Name, settings: Settings, summary: &Summary) -> Option<String> {
+    match (settings.unknown_pods, summary.pod_ranges, summary.pods_outside_ranges) {
+        (UnknownPods::Allow, ..) => None,
+        (UnknownPods::Drop, 0, _) => Some(format!(
+            "--unknown-pods drop is without effect: no Node {node} with podCIDRs is known"
+        )),
+        (UnknownPods::Drop, _, 0) => None,
+        (UnknownPods::Drop, _, outside) => Some(format!(
+            "--unknown-pods drop covers only a part of the pods here: {outside} of their addresses are outside the podCIDRs of Node {node}"
+        )),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::endpoint::EndpointSpec;
 use super::ports::PortSpec;
@@ -55,12 +55,30 @@ pub(crate) enum Command {
     Demo(DemoArgs),
 }
 
-/// Where the cluster is described.
+/// Where the cluster is described: manifests or, in their place, the one that runs.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("cluster").args(["manifests", "live"]).required(true))]
 pub(crate) struct Manifests {
     /// Manifests: files, folders (with all that is in them), or - for standard input; YAML or JSON
-    #[arg(value_name = "PATH", required = true)]
+    // A requirement that conflicts with what is there is none to clap, hence the conflicts beside `requires`.
+    #[arg(value_name = "PATH", id = "manifests", conflicts_with_all = ["context", "kubeconfig"])]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: Live,
+}
+
+/// The cluster that runs.
+#[derive(Debug, Args)]
+pub(crate) struct Live {
+    /// The cluster that runs, in the place of manifests: that of kubectl's current context. It is read, and nothing is changed
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// With --live, the context of the kubeconfig, if not its current one
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub(crate) context: Option<String>,
+    /// With --live, the kubeconfig, if not that of $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE", requires = "live")]
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 /// `palisade compile`
@@ -127,6 +145,8 @@ pub(crate) struct TestArgs {
     /// Test files, or folders with test files (documents of other kinds are passed over)
     #[arg(value_name = "TEST", required = true)]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: Live,
     /// The form of the report
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub(crate) output: TestOutput,
@@ -159,6 +179,9 @@ pub(crate) struct AgentArgs {
     /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
     #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
     pub(crate) deny_action: DenyAction,
+    /// What becomes of packets from or to an address of this node's podCIDRs that no pod in the API has (yet)
+    #[arg(long, value_enum, default_value_t = UnknownPods::Allow, value_name = "ACTION")]
+    pub(crate) unknown_pods: UnknownPods,
     /// Bits of the connection mark (ct mark) that nobody else uses, such as 0xffff0000: packets of connections that have been
     /// judged pass by them at once
     #[arg(long, value_name = "MASK")]
@@ -166,24 +189,27 @@ pub(crate) struct AgentArgs {
 }
 
 const NAMES: &str = "\
-The kernel knows addresses. Names, and the reason of each denial, come from the manifests of the cluster.
+The kernel knows addresses. Names, and the reason of each denial, come from the cluster: --live, or its manifests.
 Counts are those of a sample of at most 100 packets a second; the agent's metrics count every packet, by pod.";
 
 /// `palisade denied`
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("cluster").args(["manifests", "live"]))]
 #[command(after_help = NAMES)]
 pub(crate) struct DeniedArgs {
     /// The cluster, to tell names and reasons: files, folders, or - for standard input
-    #[arg(long, value_name = "PATH", num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["context", "kubeconfig"])]
     pub(crate) manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: Live,
     /// Go on, and show what is denied as it comes
     #[arg(short, long)]
     pub(crate) watch: bool,
     /// Only what has an end in this namespace
-    #[arg(short, long, value_name = "NAME", requires = "manifests")]
+    #[arg(short, long, value_name = "NAME", requires = "cluster")]
     pub(crate) namespace: Option<String>,
     /// Only what has this pod at an end
-    #[arg(long, value_name = "NAMESPACE/POD", requires = "manifests")]
+    #[arg(long, value_name = "NAMESPACE/POD", requires = "cluster")]
     pub(crate) pod: Option<String>,
     /// The form of the answer; with --watch, json is a document a line
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -264,6 +290,15 @@ pub(crate) enum DenyAction {
     Drop,
     /// A TCP reset, or ICMP "administratively prohibited"
     Reject,
+}
+
+/// What becomes of packets of pods that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnknownPods {
+    /// They are judged like those of any other address
+    Allow,
+    /// They are dropped
+    Drop,
 }
 
 /// The forms of `compile`.

@@ -50,7 +50,7 @@ pub(crate) struct Region {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnknownEnd {
     /// There is no such pod or workload.
-    #[error("there is no {endpoint} in the manifests; {}", nearest_names(.nearest))]
+    #[error("there is no {endpoint}; {}", nearest_names(.nearest))]
     Absent {
         /// The endpoint as it was asked for.
         endpoint: String,
@@ -64,7 +64,7 @@ pub(crate) enum UnknownEnd {
 
 fn nearest_names(nearest: &[String]) -> String {
     match nearest {
-        [] => "they hold no pods and no workloads".to_owned(),
+        [] => "there are no pods and no workloads".to_owned(),
         [one] => format!("did you mean {one}?"),
         [most @ .., last] => format!("did you mean {} or {last}?", most.join(", ")),
     }

@@ -3,6 +3,7 @@
 
 mod allow_sets;
 mod args;
+mod cluster;
 mod compile;
 mod denied;
 mod describe;
@@ -35,15 +36,16 @@ use policy_compiler::table::PodIndex;
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
     DenyAction, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs,
-    TestOutput, TextOrJson,
+    TestOutput, TextOrJson, UnknownPods,
 };
+use cluster::Known;
 use ends::Compiled;
 use explain::Question;
 use matrix::Matrix;
 use output::{Style, count, print};
 use ports::PortSpec;
 
-use crate::manifests::{self, Loaded, Problem};
+use crate::manifests::{Loaded, Problem};
 use crate::preflight::Verdict;
 use crate::{agent, demo, nft, sandbox};
 
@@ -149,7 +151,7 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
         results,
         warnings,
         diagnostics,
-    } = test::run(&args.paths)?;
+    } = test::run(&args.paths, args.live.target().as_ref())?;
     warn(&warnings);
     doubt(&diagnostics);
     print(&match args.output {
@@ -184,6 +186,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
             verified: args.verified_mark,
+            unknown_pods: match args.unknown_pods {
+                UnknownPods::Allow => nft::UnknownPods::Allow,
+                UnknownPods::Drop => nft::UnknownPods::Drop,
+            },
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -196,24 +202,23 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
 
 fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
     let kernel = nft::Nft::default();
-    // Before the manifests, which may take longer to read.
+    // Before the cluster, which may take longer to read.
     let mut record = denied::read(&kernel)?;
-    let loaded = match args.manifests.as_slice() {
-        [] => None,
-        paths => Some(manifests::load(paths)?),
-    };
-    let cluster = loaded.as_ref().map(|loaded| &loaded.cluster);
-    match &loaded {
-        Some(loaded) => warn(&loaded.warnings),
-        None => note("these are addresses; for names, and why each was denied, give the cluster: --manifests PATH"),
+    let mut known = Known::new(&args.manifests, args.live.target())?;
+    warn(known.warnings());
+    if known.cluster().is_none() {
+        note("these are addresses; for names, and why each was denied, give the cluster: --live, or --manifests PATH");
     }
     let filter = denied::Filter {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
     };
-    let report = |record: &[nft::Denial]| denied::Report::new(record, cluster, &filter, std::time::SystemTime::now());
+    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
+    let report = |record: &[nft::Denial], known: &Known| {
+        denied::Report::new(record, known.cluster(), unknown, &filter, std::time::SystemTime::now())
+    };
     if !args.watch {
-        let report = report(&record);
+        let report = report(&record, &known);
         print(&match args.output {
             TextOrJson::Json => report.json()?,
             TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
@@ -224,9 +229,14 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
     let mut watch = denied::Watch::default();
     let mut heading = true;
     loop {
-        let news = report(&watch.news(record));
+        let news = watch.news(record);
         if !news.is_empty() {
+            if let Err(error) = known.refresh() {
+                note(&format!("{error:#}; names and reasons are those of the last reading"));
+            }
+            let news = report(&news, &known);
             let text = match args.output {
+                _ if news.is_empty() => String::new(),
                 TextOrJson::Json => news.json_lines()?,
                 TextOrJson::Text => news.text(std::mem::take(&mut heading)),
             };
@@ -310,7 +320,7 @@ fn rules(compiled: &Compiled, node: Option<Name>) -> anyhow::Result<String> {
 }
 
 fn load(manifests: &Manifests) -> anyhow::Result<(Loaded, Compiled)> {
-    let loaded = manifests::load(&manifests.paths)?;
+    let loaded = cluster::load(manifests)?;
     let compiled = Compiled::new(loaded.cluster.clone());
     Ok((loaded, compiled))
 }
@@ -328,7 +338,7 @@ fn known_node(compiled: &Compiled, name: &str) -> anyhow::Result<Name> {
     }
     let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     match known.is_empty() {
-        true => anyhow::bail!("there is no node {name}: the manifests have no nodes, and no pod is on one"),
+        true => anyhow::bail!("there is no node {name}: there are no nodes, and no pod is on one"),
         false => anyhow::bail!("there is no node {name}: the nodes are {}", known.join(", ")),
     }
 }
@@ -339,7 +349,7 @@ fn only_node(compiled: &Compiled) -> anyhow::Result<Name> {
     match (nodes.first(), nodes.len()) {
         (Some(node), 1) => Ok(node.clone()),
         (None, _) => {
-            anyhow::bail!("-o nft prints the rules of a node, and no pod of the manifests is on one (spec.nodeName)")
+            anyhow::bail!("-o nft prints the rules of a node, and no pod is on one (spec.nodeName)")
         }
         _ => anyhow::bail!(
             "-o nft prints the rules of one node: say which with --node ({})",

@@ -57,9 +57,7 @@ impl Backends {
         let pods = compiled.pods().flat_map(|pod| compiled.pod_ends(pod));
         let ends: Vec<End> = pods.filter(is_backend).collect();
         if ends.is_empty() {
-            anyhow::bail!(
-                "Service {name} has no back ends among the pods of the manifests: ask for an address or a pod"
-            );
+            anyhow::bail!("no pod is a back end of Service {name}: ask for an address or a pod");
         }
         Ok(Backends {
             name: name.clone(),

@@ -12,6 +12,7 @@ use policy_compiler::evaluate::Evaluator;
 use policy_compiler::ports::{PortSet, Traffic};
 use serde::Serialize;
 
+use super::cluster;
 use super::endpoint::EndpointSpec;
 use super::ends::{Compiled, End};
 use super::outcomes::usual;
@@ -19,7 +20,8 @@ use super::pairs::{self, first_pair, itself};
 use super::service;
 use super::test_file::{Case, Expect, Pods, Selection, TestFile};
 use super::verdict::Verdict;
-use crate::manifests::{self, LoadErrors, Node, Problem, Value};
+use crate::agent::source::{Target, Wanted};
+use crate::manifests::{self, LoadErrors, Loaded, Node, Problem, Value};
 
 /// The result of one case.
 #[derive(Debug, Serialize)]
@@ -57,17 +59,19 @@ pub(crate) struct Counterexample {
 pub(crate) struct Report {
     /// The cases, in the order of the files.
     pub(crate) results: Vec<CaseResult>,
-    /// What is odd about the manifests.
+    /// What is odd about the manifests, or about the objects of a live cluster.
     pub(crate) warnings: Vec<Problem>,
     /// What is odd about the clusters that they describe.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// Runs all tests of files and folders, in their order. What is odd about their manifests comes beside the results.
+/// Runs all tests of files and folders, in their order: on the manifests that they name, or all on a live cluster. What is odd
+/// about these comes beside the results.
 ///
 /// # Errors
-/// Everything that is wrong with any test file, with the manifests of any, or with any case.
-pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Report> {
+/// Everything that is wrong with any test file, with the manifests of any, or with any case; or that the live cluster cannot be
+/// read.
+pub(crate) fn run(paths: &[PathBuf], live: Option<&Target>) -> anyhow::Result<Report> {
     let (documents, mut problems) = manifests::read(paths);
     let mut tests = Vec::new();
     for test in documents.into_iter().filter_map(TestFile::read) {
@@ -85,22 +89,33 @@ pub(crate) fn run(paths: &[PathBuf]) -> anyhow::Result<Report> {
     }
     let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
     let (mut results, mut warnings, mut diagnostics) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut compile = |loaded: Loaded| {
+        warnings.extend(loaded.warnings);
+        let compiled = Compiled::new(loaded.cluster);
+        diagnostics.extend(compiled.diagnostics());
+        Some(Rc::new(compiled))
+    };
+    // Test files that are wrong need no cluster to be told so.
+    if live.is_some()
+        && let Some(errors) = LoadErrors::new(std::mem::take(&mut problems))
+    {
+        return Err(errors.into());
+    }
+    let live = live.map(|target| cluster::live(target, Wanted::Services)).transpose()?;
+    let live = live.and_then(&mut compile);
     for test in &tests {
-        let loaded = clusters
-            .entry(&test.resources)
-            .or_insert_with(|| match manifests::load(&test.resources) {
-                Ok(loaded) => {
-                    warnings.extend(loaded.warnings);
-                    let compiled = Compiled::new(loaded.cluster);
-                    diagnostics.extend(compiled.diagnostics());
-                    Some(Rc::new(compiled))
-                }
+        let compiled = live.clone().or_else(|| {
+            let loaded = clusters.entry(&test.resources);
+            let loaded = loaded.or_insert_with(|| match manifests::load(&test.resources) {
+                Ok(loaded) => compile(loaded),
                 Err(errors) => {
                     problems.extend(errors.errors().iter().cloned());
                     None
                 }
             });
-        let Some(compiled) = loaded.clone() else { continue };
+            loaded.clone()
+        });
+        let Some(compiled) = compiled else { continue };
         for (at, case) in test.cases.iter().enumerate() {
             match judge(&compiled, test, at, case) {
                 Ok(counterexample) => results.push(CaseResult {
@@ -338,7 +353,7 @@ impl Resolver<'_, '_> {
                 let all: Vec<&str> = namespaces.into_iter().collect();
                 format!("the namespaces with pods are {}", all.join(", "))
             }
-            _ => "change it to match pods of the manifests (pods on the host network are never selected)".to_owned(),
+            _ => "change it to match pods that there are (pods on the host network are never selected)".to_owned(),
         }
     }
 }

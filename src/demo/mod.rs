@@ -6,7 +6,6 @@
 mod agents;
 mod change;
 mod plan;
-mod progress;
 mod report;
 mod shop;
 #[cfg(test)]
@@ -20,11 +19,11 @@ use owo_colors::OwoColorize;
 use policy_compiler::cluster::Cluster;
 
 use crate::manifests;
+use crate::progress::Progress;
 use crate::sandbox::{self, Expect, Probe, Sandbox, Sctp, assign_addresses};
 use agents::Agents;
 use change::Event;
 use plan::{Judgement, Planned};
-use progress::Progress;
 use report::Made;
 
 pub use report::Summary;

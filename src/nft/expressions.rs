@@ -1,8 +1,11 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
+use std::collections::HashSet;
+
+use ipnet::IpNet;
 use nftables::expr::{
-    BinaryOperation, CT, CTDir, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
-    PayloadRaw, Range,
+    BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
+    PayloadBase, PayloadField, PayloadRaw, Prefix, Range,
 };
 use nftables::stmt::{
     AnonymousCounter, Counter, JumpTarget, Limit, Mangle, Match, Operator, Reject, RejectType, Set, SetOp, Statement,
@@ -106,24 +109,21 @@ pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<
 
 /// `meta nfproto ipv6`
 pub(super) fn is_family(family: Family) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Nfproto }));
     let name = match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
-    compare(left, Operator::EQ, text(name))
+    compare(meta(MetaKey::Nfproto), Operator::EQ, text(name))
 }
 
 /// `meta l4proto tcp`
 pub(super) fn packet_protocol(number: u8) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
-    compare(left, Operator::EQ, Expression::Number(number.into()))
+    compare(meta(MetaKey::L4proto), Operator::EQ, Expression::Number(number.into()))
 }
 
 /// `meta l4proto != tcp`
 pub(super) fn not_packet_protocol(number: u8) -> Statement<'static> {
-    let left = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::L4proto }));
-    compare(left, Operator::NEQ, Expression::Number(number.into()))
+    compare(meta(MetaKey::L4proto), Operator::NEQ, Expression::Number(number.into()))
 }
 
 /// `ct protocol tcp`
@@ -231,6 +231,53 @@ pub(super) fn neighbour_discovery() -> [Statement<'static>; 2] {
     ]
 }
 
+/// `meta iifkind "bridge" meta oifkind "bridge"`: switched between two ports of a bridge, or routed between two bridges.
+pub(super) fn bridged() -> [Statement<'static>; 2] {
+    [MetaKey::Iifkind, MetaKey::Oifkind].map(|key| compare(meta(key), Operator::EQ, text("bridge")))
+}
+
+/// To how many receivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cast {
+    Broadcast,
+    Multicast,
+}
+
+impl Cast {
+    pub(super) const BOTH: [Cast; 2] = [Cast::Broadcast, Cast::Multicast];
+
+    fn text(self) -> Expression<'static> {
+        text(match self {
+            Cast::Broadcast => "broadcast",
+            Cast::Multicast => "multicast",
+        })
+    }
+}
+
+/// `meta pkttype multicast`: whom the frame is addressed to.
+pub(super) fn frame_is(cast: Cast) -> Statement<'static> {
+    compare(meta(MetaKey::Pkttype), Operator::EQ, cast.text())
+}
+
+/// `fib daddr type multicast`: whom the packet is addressed to, whatever its frame says.
+pub(super) fn destination_is(cast: Cast) -> Statement<'static> {
+    let kind = Fib {
+        result: FibResult::Type,
+        flags: HashSet::from([FibFlag::Daddr]),
+    };
+    compare(Expression::Named(NamedExpression::Fib(kind)), Operator::EQ, cast.text())
+}
+
+/// `icmpv6 type 130-132`: multicast listener discovery (RFC 2710), without which bridges that snoop lose neighbour discovery.
+/// `icmpv6 type 143`: the same, version 2 (RFC 3810).
+pub(super) fn listener_discovery() -> [Statement<'static>; 2] {
+    let kind = || header("icmpv6", "type");
+    [
+        compare(kind(), Operator::EQ, range(130, 132)),
+        compare(kind(), Operator::EQ, Expression::Number(143)),
+    ]
+}
+
 /// `ct reply proto-src 8000-8080`
 pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
     compare(
@@ -244,6 +291,19 @@ pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
 pub(super) fn peer_in(peer: Expression<'static>, range: AddressRange) -> Statement<'static> {
     let range = [range.first, range.last].map(|address| Expression::String(address.to_string().into()));
     compare(peer, Operator::EQ, Expression::Range(Box::new(Range { range })))
+}
+
+/// `ip saddr 10.244.1.0/24`
+pub(super) fn is_of(address: Expression<'static>, network: IpNet) -> Statement<'static> {
+    let network = Prefix {
+        addr: Box::new(Expression::String(network.network().to_string().into())),
+        len: u32::from(network.prefix_len()),
+    };
+    compare(
+        address,
+        Operator::EQ,
+        Expression::Named(NamedExpression::Prefix(network)),
+    )
 }
 
 /// `<expression> @<set>`
@@ -348,6 +408,10 @@ fn compare(left: Expression<'static>, op: Operator, right: Expression<'static>) 
 
 fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
     Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
 fn text(name: &'static str) -> Expression<'static> {

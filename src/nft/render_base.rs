@@ -1,19 +1,25 @@
 //! The part of the table that is always there: the base chain, packets without a connection, and the end of what is denied.
 
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 use policy_compiler::policy::Direction;
 use policy_compiler::ports::Protocol;
 
 use super::expressions::{
-    accept, back, client, concat, connection_protocol, counter, drop, goto, header, is_family, is_in, is_not_in, jump,
-    limit, limit_over, neighbour_discovery, not_a_syn, not_an_init, not_of_connection, not_packet_protocol,
-    packet_protocol, prohibited, protocol_number, reset, server, server_port, state, subject, update,
+    Cast, accept, back, bridged, client, concat, connection_protocol, counter, destination_is, drop, frame_is, goto,
+    header, is_family, is_in, is_not_in, is_of, jump, limit, limit_over, listener_discovery, neighbour_discovery,
+    not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol, prohibited, protocol_number,
+    reset, server, server_port, state, subject, update,
 };
 use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
+use super::unknown;
 
 /// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
 /// cost more than it is worth.
@@ -35,8 +41,9 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.extend(forward(Marks::None));
+    ruleset.chains.extend(forward(Marks::None, &BTreeSet::new()));
     ruleset.chains.insert(ChainName::Opening, opening());
+    ruleset.chains.insert(ChainName::SharedLink, shared_link(false));
     ruleset.chains.insert(ChainName::Stray, stray());
     ruleset.chains.insert(ChainName::StrayDenied, stray_denied(settings));
     ruleset.chains.insert(ChainName::StrayAudited, stray_audited());
@@ -49,9 +56,10 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
 
 /// The chains that every packet goes through, with what marks need first and last. Measured: each look-up of a set costs more than
 /// all that is compared here, so a packet of a running connection meets one comparison of its state, one of its family, and
-/// the look-ups of that family.
-pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
-    let mut rules = marks.first();
+/// the look-ups of that family. Where unknown pods of these ranges pass nothing, each end is compared with them first.
+pub(super) fn forward(marks: Marks, ranges: &BTreeSet<IpNet>) -> [(ChainName, Vec<Rule>); 2] {
+    let mut rules = marks.first(!ranges.is_empty());
+    rules.extend(unknown::rules(ranges));
     rules.extend([
         Rule::new([
             state(&["invalid", "new", "related", "untracked"]),
@@ -60,10 +68,9 @@ pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
         Rule::new([is_family(Family::V6), goto(ChainName::Six)]),
     ]);
     rules.extend(isolated(marks, Family::V4));
-    [
-        (ChainName::Forward, rules),
-        (ChainName::Six, isolated(marks, Family::V6)),
-    ]
+    let mut six = Vec::from(by_link_local_addresses());
+    six.extend(isolated(marks, Family::V6));
+    [(ChainName::Forward, rules), (ChainName::Six, six)]
 }
 
 /// Both ends of a connection, one after the other.
@@ -81,19 +88,66 @@ fn isolated(marks: Marks, family: Family) -> Vec<Rule> {
     rules
 }
 
+/// The addresses of any one link (RFC 4291, 2.5.6), which nobody forwards: they are here because a bridge shows what it switches.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+fn by_link_local_addresses() -> [Rule; 2] {
+    let [source, destination] = ["saddr", "daddr"].map(|field| {
+        Rule::new([
+            is_of(header("ip6", field), LINK_LOCAL.into()),
+            jump(ChainName::SharedLink),
+        ])
+    });
+    [
+        source.commented("an address of which no policy knows whose it is"),
+        destination,
+    ]
+}
+
 /// What is not of a running connection. What comes to the end is judged like any other packet.
 fn opening() -> Vec<Rule> {
     let [from_the_link, neighbour_discovery] = neighbour_discovery();
     let [sctp, not_an_init] = not_an_init();
-    vec![
+    let mut rules = vec![
         // Connection tracking calls these untracked, and redirects invalid or related.
         Rule::new([from_the_link, neighbour_discovery, accept()]).commented("neighbour discovery is never dropped"),
+    ];
+    let to_shared_link = || jump(ChainName::SharedLink);
+    // What most packets fail comes first.
+    for cast in Cast::BOTH {
+        let [from, to] = bridged();
+        rules.push(Rule::new([frame_is(cast), from, to, to_shared_link()]));
+    }
+    for cast in Cast::BOTH {
+        let [from, to] = bridged();
+        rules.push(Rule::new([from, to, destination_is(cast), to_shared_link()]));
+    }
+    // Again, because not all of what follows comes back to the base chain.
+    rules.extend(by_link_local_addresses());
+    rules.extend([
         Rule::new([state(&["invalid", "untracked"]), goto(ChainName::Stray)])
             .commented("no connection, so no rule after this one would match"),
         Rule::new([state(&["new"]), not_a_syn(), goto(ChainName::Stray)])
             .commented("a lost connection must be opened anew, not picked up in reverse"),
         Rule::new([state(&["new"]), sctp, not_an_init, goto(ChainName::Stray)]).commented("the same for SCTP"),
-    ]
+    ]);
+    rules
+}
+
+/// What pods of one bridge send each other by link-local addresses, broadcast and multicast. No policy knows who is reached by
+/// these, and an isolated pod may be: as soon as there is one on the node, only discovery passes. Answers to a broadcast come
+/// from a pod's own address, and are a connection of their own.
+pub(super) fn shared_link(isolated: bool) -> Vec<Rule> {
+    if !isolated {
+        return vec![Rule::new([back()]).commented("no pod of this node is isolated")];
+    }
+    let mut rules: Vec<Rule> = listener_discovery().map(|is| Rule::new([is, back()])).into();
+    let [from_the_link, neighbour_discovery] = neighbour_discovery();
+    rules.push(Rule::new([from_the_link, neighbour_discovery, back()]));
+    rules.push(
+        Rule::new([goto(ChainName::StrayDenied)]).commented("a pod of this node is isolated, and may be reached"),
+    );
+    rules
 }
 
 /// Packets without a connection, judged by their headers: denied when either end is a pod that any policy judges. What

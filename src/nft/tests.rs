@@ -13,10 +13,12 @@ use policy_compiler::policy::{
 };
 use policy_compiler::ports::{PortRange, Protocol};
 
+mod unknown;
+
 use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
-use super::tracer::{Connection, Packet, SYN, State, Tracer};
+use super::tracer::{Connection, Packet, SYN, State, Tracer, Way};
 use super::transaction::{Operation, OperationError};
 use super::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
 
@@ -116,8 +118,12 @@ struct World {
 
 impl World {
     fn new(cluster: &Cluster) -> Self {
+        World::with(cluster, Settings::default())
+    }
+
+    fn with(cluster: &Cluster, settings: Settings) -> Self {
         let compiler = Compiler::new(cluster, Subjects::All);
-        let renderer = Renderer::new(compiler.table(), Settings::default());
+        let renderer = Renderer::new(compiler.table(), settings);
         let kernel = Fake::default();
         kernel.apply(&replace(renderer.ruleset()).unwrap()).unwrap();
         World {
@@ -348,6 +354,7 @@ fn packet(from: &str, to: &str, port: u16, state: State) -> Packet {
         tcp_flags: SYN,
         hop_limit: 63,
         icmp_type: 0,
+        way: Way::Routed,
         state,
         connection: (state == State::New).then_some(connection),
     }

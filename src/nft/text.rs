@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nftables::expr::{BinaryOperation, Expression, MetaKey, NamedExpression, Payload};
+use nftables::expr::{BinaryOperation, Expression, FibFlag, FibResult, MetaKey, NamedExpression, Payload};
 use nftables::stmt::{Operator, RejectType, SetOp, Statement};
 use nftables::types::RejectCode;
 
@@ -169,6 +169,8 @@ fn known_statement(s: &Statement<'_>) -> Option<String> {
         Statement::Match(m) => {
             let right = match (&m.left, &m.right) {
                 (left, Expression::Number(number)) if is_protocol(left) => name_of_number(*number)?.to_owned(),
+                // A word of nft's own otherwise.
+                (left, right) if is_kind(left) => format!("\"{}\"", expression(right)?),
                 (_, right) => expression(right)?,
             };
             let by_bits = matches!(m.left, Expression::BinaryOperation(_));
@@ -192,6 +194,13 @@ fn is_protocol(e: &Expression<'_>) -> bool {
     match e {
         Expression::Named(NamedExpression::Meta(m)) => m.key == MetaKey::L4proto,
         Expression::Named(NamedExpression::CT(ct)) => ct.key == "protocol",
+        _ => false,
+    }
+}
+
+fn is_kind(e: &Expression<'_>) -> bool {
+    match e {
+        Expression::Named(NamedExpression::Meta(m)) => matches!(m.key, MetaKey::Iifkind | MetaKey::Oifkind),
         _ => false,
     }
 }
@@ -226,8 +235,20 @@ fn expression(e: &Expression<'_>) -> Option<String> {
             _ => return None,
         },
         Expression::Named(NamedExpression::Concat(parts)) => joined(parts, " . ")?,
-        Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::L4proto => "meta l4proto".to_owned(),
-        Expression::Named(NamedExpression::Meta(m)) if m.key == MetaKey::Nfproto => "meta nfproto".to_owned(),
+        Expression::Named(NamedExpression::Meta(m)) => match m.key {
+            MetaKey::L4proto => "meta l4proto".to_owned(),
+            MetaKey::Nfproto => "meta nfproto".to_owned(),
+            MetaKey::Pkttype => "meta pkttype".to_owned(),
+            MetaKey::Iifkind => "meta iifkind".to_owned(),
+            MetaKey::Oifkind => "meta oifkind".to_owned(),
+            _ => return None,
+        },
+        Expression::Named(NamedExpression::Prefix(p)) => format!("{}/{}", expression(&p.addr)?, p.len),
+        Expression::Named(NamedExpression::Fib(fib))
+            if fib.result == FibResult::Type && fib.flags.iter().eq([&FibFlag::Daddr]) =>
+        {
+            "fib daddr type".to_owned()
+        }
         Expression::Named(NamedExpression::Payload(Payload::PayloadField(p))) => format!("{} {}", p.protocol, p.field),
         Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(p))) if *p == FIRST_CHUNK => {
             format!("@th,{},{}", p.offset, p.len)

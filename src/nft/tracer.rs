@@ -3,9 +3,10 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use nftables::expr::{BinaryOperation, CTDir, Expression, MetaKey, NamedExpression, Payload};
+use ipnet::IpNet;
+use nftables::expr::{BinaryOperation, CTDir, Expression, FibFlag, FibResult, MetaKey, NamedExpression, Payload};
 use nftables::stmt::{Operator, RejectType, Statement};
 use nftables::types::RejectCode;
 use policy_compiler::ports::Protocol;
@@ -32,10 +33,26 @@ pub struct Packet {
     pub hop_limit: u8,
     /// The type of an ICMPv6 packet.
     pub icmp_type: u8,
+    /// How it goes on from here.
+    pub way: Way,
     /// What connection tracking says of it.
     pub state: State,
     /// The connection that it belongs to; none when it is invalid or untracked.
     pub connection: Option<Connection>,
+}
+
+/// How a packet is forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// From one link to another.
+    #[default]
+    Routed,
+    /// From one port of a bridge to another.
+    Bridged,
+    /// From one port of a bridge to all: the frame is a broadcast.
+    Broadcast,
+    /// From one port of a bridge to many: the frame is a multicast.
+    Multicast,
 }
 
 /// `ct state`
@@ -88,6 +105,8 @@ pub struct Trace {
     pub answer: Option<Answer>,
     /// The counters that it raised: the set and the pod's address.
     pub counted: Vec<(SetName, IpAddr)>,
+    /// How many of its ends were counted as addresses of this node's pods that nobody knows.
+    pub unknown: u64,
     /// What the record remembers of it: the set, who, whom, the protocol's number and the port.
     pub recorded: Vec<Recorded>,
     /// The chains that it went through.
@@ -136,6 +155,11 @@ pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 /// The type of the chunk that opens an SCTP association.
 pub const INIT: u8 = 1;
+
+// Any numbers, so long as they differ: the kernel's are other ones for frames and for addresses.
+const BRIDGE: u64 = 1;
+const BROADCAST: u64 = 1;
+const MULTICAST: u64 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -206,6 +230,7 @@ impl<'a> Tracer<'a> {
             denied: false,
             answer: None,
             counted: Vec::new(),
+            unknown: 0,
             recorded: Vec::new(),
             chains: Vec::new(),
         };
@@ -301,6 +326,11 @@ impl Walk<'_> {
             Statement::Return(_) => Flow::Verdict(Verdict::Return),
             Statement::Jump(to) => Flow::Jump(self.tracer.chain_name(&to.target)?),
             Statement::Goto(to) => Flow::Goto(self.tracer.chain_name(&to.target)?),
+            Statement::Counter(_) if chain == ChainName::Unknown => {
+                trace.unknown += 1;
+                trace.denied = true;
+                Flow::Next
+            }
             Statement::Counter(_) => Flow::Next,
             // No rate is ever exceeded here.
             Statement::Limit(limit) if limit.inv == Some(true) => Flow::NoMatch,
@@ -390,6 +420,27 @@ impl Walk<'_> {
             Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::L4proto => {
                 Some(Value::Number(packet.protocol.into()))
             }
+            Expression::Named(NamedExpression::Meta(meta))
+                if matches!(meta.key, MetaKey::Iifkind | MetaKey::Oifkind) =>
+            {
+                Some(Value::Number(if packet.way == Way::Routed { 0 } else { BRIDGE }))
+            }
+            Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::Pkttype => {
+                Some(Value::Number(match packet.way {
+                    Way::Routed | Way::Bridged => 0,
+                    Way::Broadcast => BROADCAST,
+                    Way::Multicast => MULTICAST,
+                }))
+            }
+            Expression::Named(NamedExpression::Fib(fib))
+                if fib.result == FibResult::Type && fib.flags.iter().eq([&FibFlag::Daddr]) =>
+            {
+                Some(Value::Number(match packet.destination {
+                    IpAddr::V4(Ipv4Addr::BROADCAST) => BROADCAST,
+                    address if address.is_multicast() => MULTICAST,
+                    _ => 0,
+                }))
+            }
             Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) => {
                 let address =
                     |address: IpAddr, family| (Family::of(address) == family).then_some(Value::Address(address));
@@ -474,6 +525,18 @@ impl Walk<'_> {
                     return Err(TraceError::Invalid(format!("{name} counts what is to be in it")));
                 }
                 Ok(self.look_up(name, left)?.is_some() == (*op == Operator::EQ))
+            }
+            (Operator::EQ, Expression::Named(NamedExpression::Prefix(prefix))) => {
+                let network = match (&*prefix.addr, u8::try_from(prefix.len)) {
+                    (Expression::String(text), Ok(len)) => text.parse().ok().and_then(|a| IpNet::new(a, len).ok()),
+                    _ => None,
+                };
+                match (left, network) {
+                    (Value::Address(address), Some(network)) if network.trunc() == network => {
+                        Ok(network.contains(address))
+                    }
+                    _ => Err(unknown()),
+                }
             }
             (Operator::EQ, Expression::Range(range)) => {
                 match (left, constant(&range.range[0]), constant(&range.range[1])) {
@@ -636,6 +699,9 @@ fn constant(expression: &Expression<'static>) -> Option<u64> {
             "ack" => Some(ACK.into()),
             "confirmed" => Some(CONFIRMED),
             "dying" => Some(DYING),
+            "bridge" => Some(BRIDGE),
+            "broadcast" => Some(BROADCAST),
+            "multicast" => Some(MULTICAST),
             "ipv4" => Some(nfproto(Family::V4)),
             "ipv6" => Some(nfproto(Family::V6)),
             _ => None,

@@ -1,6 +1,7 @@
 //! A CNI with a bridge: pods of one node are neighbours, so that even neighbour discovery between them is forwarded, and
 //! seen by the rules where the node sets `bridge-nf-call-ip6tables`; and they share what is addressed to nobody in particular.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -133,7 +134,7 @@ fn bridge(name: &str, test: &str) -> Result<Option<[Netns; 3]>> {
     Ok(Some([node, client, server]))
 }
 
-/// Where it is told how to close the ways between pods of one bridge that policy does not see.
+/// Where it is told how to close what no rule of a family of IP sees.
 const MANUAL: &str = include_str!("../../docs/agent.md");
 
 /// The server may be reached by nobody.
@@ -145,16 +146,21 @@ metadata: {name: deny-ingress, namespace: shop}
 spec: {podSelector: {matchLabels: {app: server}}, policyTypes: [Ingress]}
 ";
 
-/// The escapes that the manual names are real, and its rules close each of them and nothing else. (Not shown: frames with a VLAN tag,
-/// which take a raw socket.)
-pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result {
-    let Some([node, client, server]) = bridge("cni0", "the_rules_of_the_manual_close_what_escapes_on_a_bridge")? else {
+/// The client may reach nobody.
+const DENY_EGRESS: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-egress, namespace: shop}
+spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}
+";
+
+/// Link-local addresses, broadcast and multicast between pods of one bridge, which no policy can judge: they pass until a pod
+/// of the node is isolated, and again when none is. What policy allows passes meanwhile, and neighbours are found.
+pub(crate) fn a_shared_link_is_closed_while_a_pod_is_isolated() -> Result {
+    let Some([node, client, server]) = bridge("cni0", "a_shared_link_is_closed_while_a_pod_is_isolated")? else {
         return Ok(());
     };
-    let rules = MANUAL
-        .split("```")
-        .find(|block| block.contains("table inet pod_bridge"));
-    let rules = rules.ok_or("the manual has no such rules")?;
     let nft = Nft {
         program: program("nft")?.into(),
         ..Nft::default()
@@ -163,17 +169,7 @@ pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result
     let link = ip(&server, &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
     let link = link.split_whitespace().find_map(|word| word.strip_suffix("/64"));
     let link: std::net::Ipv6Addr = link.ok_or("the server has no link-local address")?.parse()?;
-    let scope: u32 = client
-        .run(|| std::fs::read_to_string("/proc/thread-self/net/igmp6"))??
-        .lines()
-        .find_map(|line| {
-            line.split_whitespace()
-                .collect::<Vec<_>>()
-                .get(..2)
-                .filter(|w| w[1] == "eth0")
-                .map(|w| w[0].parse())
-        })
-        .ok_or("the client has no eth0")??;
+    let scope = scope_of(&client)?;
     let link_local = |address| SocketAddr::V6(std::net::SocketAddrV6::new(address, 53, 0, scope));
     let ways: [(&str, &str, SocketAddr); 5] = [
         ("a broadcast to the subnet", "10.77.0.2", "10.77.0.255:53".parse()?),
@@ -202,34 +198,62 @@ pub(crate) fn the_rules_of_the_manual_close_what_escapes_on_a_bridge() -> Result
         node.run(|| enforcer.apply(&loaded.cluster))??;
         Ok(())
     };
-    apply(DENY_INGRESS)?;
-    for to in [server4, server6] {
-        let from = if to.is_ipv4() { "10.77.0.2" } else { "fd00:77::2" };
-        must(
-            !heard(from, to, soon)?,
-            format!("{to} is reached although no rule admits it"),
-        )?;
-    }
-    for (what, from, to) in ways {
-        must(
-            heard(from, to, long)?,
-            format!("{what} does not escape: the manual may forget it"),
-        )?;
-    }
-    node.nft(rules)?;
-    for (what, from, to) in ways {
-        must(
-            !heard(from, to, soon)?,
-            format!("{what} escapes the rules of the manual"),
-        )?;
-    }
-    // What policy allows passes, and neighbours are still found.
+    // A running connection, too.
+    let to = SocketAddr::V6(std::net::SocketAddrV6::new(link, 80, 0, scope_of(&server)?));
+    let listener = server.run(|| TcpListener::bind(to))??;
+    let to = SocketAddr::V6(std::net::SocketAddrV6::new(link, 80, 0, scope));
     apply("")?;
+    let mut out = client.run(|| TcpStream::connect_timeout(&to, long))??;
+    let (mut into, _) = listener.accept()?;
+    let mut arrives = |wait: Duration| -> Result<bool> {
+        out.write_all(b"x")?;
+        into.set_read_timeout(Some(wait))?;
+        // What was held back comes with it.
+        Ok(waited(|| into.read(&mut [0; 16]))?.is_some())
+    };
+    for (policies, passes) in [("", true), (DENY_INGRESS, false), ("", true), (DENY_EGRESS, false)] {
+        apply(policies)?;
+        for (what, from, to) in ways {
+            must(
+                heard(from, to, if passes { long } else { soon })? == passes,
+                format!("policies {policies:?}: {what} was to pass: {passes}"),
+            )?;
+        }
+        must(
+            arrives(if passes { long } else { soon })? == passes,
+            format!("policies {policies:?}: a running connection by link-local addresses was to go on: {passes}"),
+        )?;
+        for (from, to) in [("10.77.0.2", server4), ("fd00:77::2", server6)] {
+            must(
+                heard(from, to, if passes { long } else { soon })? == passes,
+                format!("policies {policies:?}: {to} was to be reached: {passes}"),
+            )?;
+        }
+    }
+    // What policy allows passes, and neighbours are still found; also with what the manual has for frames with a VLAN tag.
+    let rules = MANUAL
+        .split("```")
+        .find(|block| block.contains("table bridge pod_bridge"));
+    node.nft(rules.ok_or("the manual has no such rules")?)?;
+    apply(&format!(
+        "{DENY_ALL}{}",
+        ALLOW.replace("port: 80", "port: 53, protocol: UDP")
+    ))?;
     for (from, to) in [("10.77.0.2", server4), ("fd00:77::2", server6)] {
         ip(&client, &["neigh", "flush", "dev", "eth0"])?;
         must(heard(from, to, long)?, format!("{to} is not reached any more"))?;
     }
     Ok(())
+}
+
+/// The number of a pod's device.
+fn scope_of(pod: &Netns) -> Result<u32> {
+    let groups = pod.run(|| std::fs::read_to_string("/proc/thread-self/net/igmp6"))??;
+    let mut devices = groups.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let device = devices
+        .find(|words| words.get(1) == Some(&"eth0"))
+        .ok_or("there is no eth0")?;
+    Ok(device[0].parse()?)
 }
 
 /// For datagrams to all addresses of one family.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic on what it did not expect")]
 
+mod announce;
 #[path = "../support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;

@@ -159,7 +159,7 @@ impl Real {
 /// The agent's service account with its rights, as `deploy/base` has them; returns a token.
 async fn account(client: &Client) -> Result<String, String> {
     let mut account = None;
-    for object in rendered() {
+    for object in rendered("deploy/base") {
         let object: Value = decode(&object).map_err(|e| format!("{e:?}"))?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let namespace = text(&object["metadata"]["namespace"]);

@@ -1,17 +1,17 @@
-//! What `kubectl apply -k deploy/base` would send.
+//! What `kubectl apply -k FOLDER` would send.
 
 use std::path::Path;
 use std::process::Command;
 
 use palisade::manifests::{Node, documents};
 
-/// One object each.
-pub(crate) fn rendered() -> Vec<Node> {
+/// One object each. The folder is one of the repository.
+pub(crate) fn rendered(folder: &str) -> Vec<Node> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let kubectl = root.join("target/tools/kubectl");
     assert!(kubectl.exists(), "{} is missing: run scripts/setup", kubectl.display());
     let output = Command::new(kubectl)
-        .args(["kustomize", "deploy/base"])
+        .args(["kustomize", folder])
         .current_dir(root)
         .output()
         .unwrap();

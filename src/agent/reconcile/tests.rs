@@ -370,6 +370,7 @@ async fn a_policy_that_the_kernel_refuses_is_closed_and_the_others_apply() {
             "{report}"
         );
         assert!(stage.metric("isolated_policies 1"));
+        assert_eq!(refused(stage), ["shop/bad"]);
         // Neither the same manifests nor the passing of time tries it again.
         let tried = stage.shelf.tried();
         stage.change(Ok(both.clone())).await;
@@ -394,8 +395,14 @@ async fn a_policy_that_the_kernel_refuses_is_closed_and_the_others_apply() {
         );
         assert_eq!(stage.shared.readiness.report(), Ok("ready\n".to_owned()));
         assert!(stage.metric("isolated_policies 0"));
+        assert_eq!(refused(stage), Vec::<String>::new());
     })
     .await;
+}
+
+/// The policies of which Events are to tell.
+fn refused(stage: &Stage) -> Vec<String> {
+    stage.shared.noted.refused().iter().map(ToString::to_string).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,3 +688,4 @@ fn a_line_is_news_once_until_it_is_gone() {
 }
 
 mod marks;
+mod unknown;

@@ -117,6 +117,11 @@ impl Access {
         self.current().0.clone()
     }
 
+    /// Which API server this is for.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// What to tell people.
     pub fn info(&self) -> &ClusterInfo {
         &self.info
@@ -190,7 +195,10 @@ fn service_account() -> Result<Config, AccessError> {
 fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, String, bool), AccessError> {
     let name = match file {
         Some(file) => file.display().to_string(),
-        None => "kubeconfig".to_owned(),
+        None => std::env::var("KUBECONFIG")
+            .ok()
+            .filter(|files| !files.is_empty())
+            .unwrap_or_else(|| "~/.kube/config".to_owned()),
     };
     let failed = |error: KubeconfigError| AccessError::File {
         file: name.clone(),

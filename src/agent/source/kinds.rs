@@ -1,10 +1,13 @@
-//! The kinds that are watched: bytes of an object go in, the compiler's type or what is wrong with the object comes out.
+//! The kinds that are read: bytes of an object go in, the compiler's type or what is wrong with the object comes out.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use policy_compiler::cluster::{Namespace, Node, Pod, PodName};
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Service};
 use policy_compiler::compile::Event;
 use policy_compiler::convert::{self, FieldError};
 use policy_compiler::labels::Name;
@@ -17,7 +20,7 @@ use super::limits;
 use super::partial::{self, Meta};
 use super::salvage;
 
-/// A kind of the API that is watched.
+/// A kind of the API that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
     /// `namespaces`
@@ -28,10 +31,12 @@ pub enum Resource {
     NetworkPolicies,
     /// `pods`
     Pods,
+    /// `services`; not watched, for policy never sees one
+    Services,
 }
 
 impl Resource {
-    /// All of them.
+    /// All that are watched.
     pub const ALL: [Resource; 4] = [
         Resource::Namespaces,
         Resource::Nodes,
@@ -46,7 +51,19 @@ impl Resource {
             Resource::Nodes => "/api/v1/nodes",
             Resource::NetworkPolicies => "/apis/networking.k8s.io/v1/networkpolicies",
             Resource::Pods => "/api/v1/pods",
+            Resource::Services => "/api/v1/services",
         }
+    }
+
+    /// The API group in RBAC; empty for the core.
+    pub fn group(self) -> &'static str {
+        let group = self.path().strip_prefix("/apis/").and_then(|p| p.split('/').next());
+        group.unwrap_or_default()
+    }
+
+    /// Whether its objects are in namespaces.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Resource::Namespaces | Resource::Nodes)
     }
 
     /// The kind of one object.
@@ -56,6 +73,7 @@ impl Resource {
             Resource::Nodes => "Node",
             Resource::NetworkPolicies => "NetworkPolicy",
             Resource::Pods => "Pod",
+            Resource::Services => "Service",
         }
     }
 }
@@ -68,6 +86,7 @@ impl fmt::Display for Resource {
             Resource::Nodes => "nodes",
             Resource::NetworkPolicies => "networkpolicies",
             Resource::Pods => "pods",
+            Resource::Services => "services",
         })
     }
 }
@@ -100,6 +119,53 @@ impl fmt::Display for Key {
     }
 }
 
+/// Which object of all that ever had its name, and which version of its spec: what an Event about it must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.uid`
+    pub uid: Arc<str>,
+    /// `metadata.generation`
+    pub generation: i64,
+}
+
+impl Identity {
+    fn of(meta: &Meta) -> Option<Self> {
+        Some(Identity {
+            uid: meta.uid.as_deref()?.into(),
+            generation: meta.generation.unwrap_or_default(),
+        })
+    }
+}
+
+/// What an object says, or what is wrong with it.
+pub(super) type Converted<O> = Result<Found<O>, Vec<FieldError>>;
+
+/// What an object says.
+pub(super) struct Found<O> {
+    pub(super) object: O,
+    /// What of it is not heeded.
+    pub(super) odd: Option<Oddity>,
+    /// What of it is heeded and yet hardly meant.
+    pub(super) doubts: Vec<FieldError>,
+}
+
+impl<O> Found<O> {
+    fn whole(object: O) -> Self {
+        Found {
+            object,
+            odd: None,
+            doubts: Vec::new(),
+        }
+    }
+}
+
+/// What of an object is not heeded.
+pub(super) struct Oddity {
+    pub(super) message: String,
+    /// What is done instead.
+    pub(super) remedy: &'static str,
+}
+
 /// A kind, as far as it differs from the others.
 pub(super) trait Kind: Send + Sync + 'static {
     const RESOURCE: Resource;
@@ -109,11 +175,16 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Object: PartialEq + Send + Sync;
 
     fn meta(wire: &Self::Wire) -> &Meta;
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Self::Object, Vec<FieldError>>;
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Self::Object>;
     /// What of an object that cannot be read is safer kept than left out.
     fn salvage(_object: &[u8]) -> Option<Self::Object> {
         None
     }
+    fn add(cluster: &mut Cluster, object: Self::Object);
+}
+
+/// A kind that a table is made of, so that a change of it is an event.
+pub(super) trait Watched: Kind {
     fn event(object: Arc<Self::Object>) -> Event;
     fn gone(key: &Key) -> Event;
 }
@@ -121,8 +192,15 @@ pub(super) trait Kind: Send + Sync + 'static {
 /// An object that has been read, or has not.
 pub(super) struct Read<O> {
     pub(super) key: Key,
-    pub(super) outcome: Result<O, Unreadable<O>>,
+    /// None when the API server does not say.
+    pub(super) identity: Option<Identity>,
+    pub(super) outcome: Outcome<O>,
+    /// What of it is accepted and yet hardly meant.
+    pub(super) doubts: Vec<FieldError>,
 }
+
+/// An object and what of it is not heeded, or what is wrong with it.
+pub(super) type Outcome<O> = Result<(O, Option<Oddity>), Unreadable<O>>;
 
 /// What is wrong with an object.
 pub(super) struct Unreadable<O> {
@@ -130,9 +208,20 @@ pub(super) struct Unreadable<O> {
     pub(super) salvaged: Option<O>,
 }
 
+impl<O> Unreadable<O> {
+    /// What is done in place of what the object says, when nothing better is known of it.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self.salvaged {
+            Some(_) => "it isolates its pods, and its rules that can be read are in force",
+            None => "it is left out",
+        }
+    }
+}
+
 /// Converts an object that has been decoded; `text` is what it was decoded from.
 pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool: &mut Pool) -> Option<Read<K::Object>> {
     let key = Key::of(K::meta(&wire))?;
+    let identity = Identity::of(K::meta(&wire));
     let checked = limits::check(K::meta(&wire));
     // A conversion that panics is a defect of ours, and must cost one object and not the watch.
     let converted = checked.and_then(|()| {
@@ -141,46 +230,60 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
             converted.map_err(|_| "reading it failed in an unexpected way (please report this)".to_owned())?;
         converted.map_err(|errors| limits::sentence(&errors))
     });
-    let outcome = converted.map_err(|message| Unreadable {
-        message,
-        salvaged: K::salvage(&text()),
-    });
-    Some(Read { key, outcome })
+    let (outcome, doubts) = match converted {
+        Ok(Found { object, odd, doubts }) => (Ok((object, odd)), doubts),
+        Err(message) => {
+            let salvaged = K::salvage(&text());
+            (Err(Unreadable { message, salvaged }), Vec::new())
+        }
+    };
+    Some(Read {
+        key,
+        identity,
+        outcome,
+        doubts,
+    })
 }
 
 /// What can be said of an object that cannot be decoded; none when it has no name.
 pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Option<Read<K::Object>> {
-    let identity: Identity = serde_json::from_slice(text).ok()?;
+    let meta = serde_json::from_slice::<Bare>(text).ok()?.meta();
     Some(Read {
-        key: Key::of(&identity.meta())?,
+        key: Key::of(&meta)?,
+        identity: Identity::of(&meta),
         outcome: Err(Unreadable {
             message: format!("{error:.300}"),
             salvaged: K::salvage(text),
         }),
+        doubts: Vec::new(),
     })
 }
 
 /// The name and the version of any object, whatever else is wrong with it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Identity {
-    metadata: IdentityMeta,
+pub(super) struct Bare {
+    metadata: BareMeta,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct IdentityMeta {
+struct BareMeta {
     name: Option<String>,
     namespace: Option<String>,
     resource_version: Option<String>,
+    uid: Option<String>,
+    generation: Option<i64>,
 }
 
-impl Identity {
+impl Bare {
     /// `metadata` with nothing else in it.
     pub(super) fn meta(&self) -> Meta {
         Meta {
             name: self.metadata.name.clone(),
             namespace: self.metadata.namespace.clone(),
             resource_version: self.metadata.resource_version.clone(),
+            uid: self.metadata.uid.clone(),
+            generation: self.metadata.generation,
             ..Meta::default()
         }
     }
@@ -188,6 +291,15 @@ impl Identity {
     pub(super) fn key(&self) -> Option<Key> {
         Key::of(&self.meta())
     }
+}
+
+/// A mode that is none: the conversion has taken it for enforcement.
+fn no_mode(metadata: &ObjectMeta, remedy: &'static str) -> Option<Oddity> {
+    let error = convert::enforcement(metadata).err()?;
+    Some(Oddity {
+        message: limits::sentence(&[error]),
+        remedy,
+    })
 }
 
 /// Namespaces.
@@ -202,10 +314,25 @@ impl Kind for Namespaces {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Namespace, Vec<FieldError>> {
-        convert::namespace(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Namespace> {
+        let object = v1::Namespace::from(wire);
+        let odd = no_mode(
+            &object.metadata,
+            "its policies are enforced, but for those that say otherwise",
+        );
+        Ok(Found {
+            object: convert::namespace(&object)?,
+            odd,
+            doubts: Vec::new(),
+        })
     }
 
+    fn add(cluster: &mut Cluster, object: Namespace) {
+        cluster.add_namespace(object);
+    }
+}
+
+impl Watched for Namespaces {
     fn event(object: Arc<Namespace>) -> Event {
         Event::Namespace(object)
     }
@@ -227,10 +354,16 @@ impl Kind for Nodes {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Node, Vec<FieldError>> {
-        convert::node(&wire.into())
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Node> {
+        convert::node(&wire.into()).map(Found::whole)
     }
 
+    fn add(cluster: &mut Cluster, object: Node) {
+        cluster.add_node(object);
+    }
+}
+
+impl Watched for Nodes {
     fn event(object: Arc<Node>) -> Event {
         Event::Node(object)
     }
@@ -252,14 +385,23 @@ impl Kind for Policies {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Policy, Vec<FieldError>> {
-        convert::network_policy(&wire.into()).map(|(policy, _)| policy)
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Policy> {
+        let object = NetworkPolicy::from(wire);
+        let odd = no_mode(&object.metadata, "it is enforced");
+        let (object, doubts) = convert::network_policy(&object)?;
+        Ok(Found { object, odd, doubts })
     }
 
     fn salvage(object: &[u8]) -> Option<Policy> {
         catch_unwind(|| salvage::policy(object)).ok()?
     }
 
+    fn add(cluster: &mut Cluster, object: Policy) {
+        cluster.add_policy(object);
+    }
+}
+
+impl Watched for Policies {
     fn event(object: Arc<Policy>) -> Event {
         Event::Policy(object)
     }
@@ -285,11 +427,17 @@ impl Kind for Pods {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Pod, Vec<FieldError>> {
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Pod> {
         let pod = convert::pod(&wire.into())?;
-        Ok(pool.pod(pod))
+        Ok(Found::whole(pool.pod(pod)))
     }
 
+    fn add(cluster: &mut Cluster, object: Pod) {
+        cluster.add_pod(object);
+    }
+}
+
+impl Watched for Pods {
     fn event(object: Arc<Pod>) -> Event {
         Event::Pod(object)
     }
@@ -299,5 +447,26 @@ impl Kind for Pods {
             namespace: key.namespace.clone().unwrap_or_default(),
             name: key.name.clone(),
         })
+    }
+}
+
+/// Services.
+pub(super) struct Services;
+
+impl Kind for Services {
+    const RESOURCE: Resource = Resource::Services;
+    type Wire = partial::Service;
+    type Object = Service;
+
+    fn meta(wire: &Self::Wire) -> &Meta {
+        &wire.metadata
+    }
+
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Service> {
+        convert::service(&wire.into()).map(Found::whole)
+    }
+
+    fn add(cluster: &mut Cluster, object: Service) {
+        cluster.add_service(object);
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Nothing comes out before every watch is complete. What is held stays while a watch fails; when the API server has
 //! forgotten where a watch was, the difference to the new list comes out, and only when that list is complete.
+//!
+//! Commands that answer one question list everything once (`snapshot`).
 
 mod access;
 mod intern;
 mod kinds;
 mod limits;
+mod page;
 mod partial;
 mod salvage;
 mod shared;
+mod snapshot;
 mod store;
 mod transport;
 mod watch;
@@ -21,14 +25,16 @@ use std::time::{Duration, Instant};
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::policy::PolicyName;
 use tokio::task::JoinSet;
 use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
-pub use kinds::Resource;
-pub use shared::Health;
+pub use kinds::{Identity, Resource};
+pub use shared::{Health, Unreadable};
+pub use snapshot::{Count, Remark, Snapshot, SnapshotError, Wanted, snapshot};
 
-use kinds::{Kind, Namespaces, Nodes, Pods, Policies};
+use kinds::{Namespaces, Nodes, Pods, Policies, Watched};
 use shared::{Shared, Taken};
 use watch::Watch;
 
@@ -138,6 +144,17 @@ impl Watches {
         Waiting(self.shared.clone())
     }
 
+    /// What is known beside the cluster.
+    pub(in crate::agent) fn known(&self) -> Known {
+        Known(self.shared.clone())
+    }
+
+    /// The first thousand policies that are not in force as they are written, by name; those left out of which the API server does
+    /// not say who they are.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.shared.unreadable()
+    }
+
     /// How the watches fare.
     pub fn health(&self) -> BTreeMap<Resource, Health> {
         self.shared.health()
@@ -162,7 +179,27 @@ impl Waiting {
     }
 }
 
-fn spawn<K: Kind>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
+/// What the watches know beside the cluster, for whoever writes to the API server.
+pub(in crate::agent) struct Known(Arc<Shared>);
+
+impl Known {
+    /// As [`Watches::unreadable`].
+    pub(in crate::agent) fn unreadable(&self) -> Vec<Unreadable> {
+        self.0.unreadable()
+    }
+
+    /// Who a policy is, if the API server has said.
+    pub(in crate::agent) fn identity(&self, policy: &PolicyName) -> Option<Identity> {
+        self.0.identity(policy)
+    }
+
+    /// How many nodes the cluster has.
+    pub(in crate::agent) fn nodes(&self) -> usize {
+        self.0.note(Resource::Nodes, |health| health.objects)
+    }
+}
+
+fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
     let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
     let shared = shared.clone();
     tasks.spawn(async move {

@@ -30,6 +30,8 @@ pub(super) struct Meta {
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
     pub(super) resource_version: Option<String>,
+    pub(super) uid: Option<String>,
+    pub(super) generation: Option<i64>,
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) owner_references: Option<Vec<Owner>>,
@@ -46,6 +48,7 @@ pub(super) type Namespace = Object<IgnoredAny, IgnoredAny>;
 pub(super) type Node = Object<NodeSpec, NodeStatus>;
 pub(super) type Pod = Object<PodSpec, PodStatus>;
 pub(super) type Policy = Object<NetworkPolicySpec, IgnoredAny>;
+pub(super) type Service = Object<v1::ServiceSpec, IgnoredAny>;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -176,6 +179,16 @@ impl From<Policy> for NetworkPolicy {
         NetworkPolicy {
             metadata: object.metadata.into_metadata(),
             spec: object.spec,
+        }
+    }
+}
+
+impl From<Service> for v1::Service {
+    fn from(object: Service) -> Self {
+        v1::Service {
+            metadata: object.metadata.into_metadata(),
+            spec: object.spec,
+            ..v1::Service::default()
         }
     }
 }

@@ -8,48 +8,57 @@ use std::sync::Arc;
 use policy_compiler::compile::Event;
 
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Read, Unreadable};
+use super::kinds::{Key, Oddity, Outcome, Read, Watched};
 
 /// Objects of one kind.
-pub(super) struct Store<K: Kind> {
+pub(super) struct Store<K: Watched> {
     held: HashMap<Key, Held<K>>,
-    /// What is wrong with those that cannot be read.
-    invalid: BTreeMap<Key, String>,
+    /// What is wrong with those that cannot be read, or not as a whole.
+    invalid: BTreeMap<Key, Wrong>,
+    /// Whether that may be something else than when it was last asked for.
+    invalid_changed: bool,
     pub(super) pool: Pool,
 }
 
-struct Held<K: Kind> {
+struct Held<K: Watched> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
-pub(super) struct Listing<K: Kind> {
+pub(super) struct Listing<K: Watched> {
     seen: HashSet<Key>,
     changed: HashMap<Key, Held<K>>,
-    invalid: BTreeMap<Key, String>,
+    invalid: BTreeMap<Key, Wrong>,
 }
 
-/// An object that cannot be read, told for the first time.
-pub(super) struct Complaint {
-    pub(super) key: Key,
+/// What is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
     pub(super) message: String,
     /// What is done instead of what the object says.
     pub(super) remedy: &'static str,
 }
 
-impl<K: Kind> Default for Store<K> {
+/// An object that cannot be read, told for the first time.
+pub(super) struct Complaint {
+    pub(super) key: Key,
+    pub(super) wrong: Wrong,
+}
+
+impl<K: Watched> Default for Store<K> {
     fn default() -> Self {
         Store {
             held: HashMap::new(),
             invalid: BTreeMap::new(),
+            invalid_changed: false,
             pool: Pool::default(),
         }
     }
 }
 
-impl<K: Kind> Default for Listing<K> {
+impl<K: Watched> Default for Listing<K> {
     fn default() -> Self {
         Listing {
             seen: HashSet::new(),
@@ -59,39 +68,45 @@ impl<K: Kind> Default for Listing<K> {
     }
 }
 
-impl<K: Kind> Store<K> {
+impl<K: Watched> Store<K> {
     /// How many objects are held.
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// What is wrong with the objects that cannot be read.
-    pub(super) fn invalid(&self) -> &BTreeMap<Key, String> {
-        &self.invalid
+    /// What is wrong with the objects that cannot be read, when that may have changed since the last call.
+    pub(super) fn invalid(&mut self) -> Option<&BTreeMap<Key, Wrong>> {
+        std::mem::take(&mut self.invalid_changed).then_some(&self.invalid)
+    }
+
+    /// Whether there is such an object, readable or not.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.held.contains_key(key) || self.invalid.contains_key(key)
     }
 
     /// An object was added or changed.
     pub(super) fn put(&mut self, read: Read<K::Object>) -> (Option<Event>, Option<Complaint>) {
-        let Read { key, outcome } = read;
+        let Read { key, outcome, .. } = read;
         let (held, complaint) = self.judge(&key, outcome);
         let before = match &complaint {
-            Some(complaint) => self.invalid.insert(key.clone(), complaint.message.clone()),
+            Some(complaint) => self.invalid.insert(key.clone(), complaint.wrong.clone()),
             None => self.invalid.remove(&key),
         };
-        let told = |complaint: &Complaint| before.as_ref() == Some(&complaint.message);
+        self.invalid_changed |= before.is_some() || complaint.is_some();
+        let told = |complaint: &Complaint| before.as_ref().is_some_and(|b| b.message == complaint.wrong.message);
         let news = complaint.filter(|complaint| !told(complaint));
         (held.and_then(|held| self.hold(key, held)), news)
     }
 
     /// An object is gone.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Event> {
-        self.invalid.remove(key);
+        self.invalid_changed |= self.invalid.remove(key).is_some();
         self.held.remove(key).map(|_| K::gone(key))
     }
 
     /// An object of a list that is coming in.
     pub(super) fn list(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
-        let Read { key, outcome } = read;
+        let Read { key, outcome, .. } = read;
         let (held, complaint) = self.judge(&key, outcome);
         listing.seen.insert(key.clone());
         match held {
@@ -102,8 +117,11 @@ impl<K: Kind> Store<K> {
             listing.invalid.remove(&key);
             return None;
         };
-        let known = self.invalid.get(&key) == Some(&complaint.message);
-        listing.invalid.insert(key, complaint.message.clone());
+        let known = self
+            .invalid
+            .get(&key)
+            .is_some_and(|k| k.message == complaint.wrong.message);
+        listing.invalid.insert(key, complaint.wrong.clone());
         (!known).then_some(complaint)
     }
 
@@ -126,28 +144,30 @@ impl<K: Kind> Store<K> {
         for (key, held) in listing.changed {
             events.extend(self.hold(key, held));
         }
+        self.invalid_changed |= !(self.invalid.is_empty() && listing.invalid.is_empty());
         self.invalid = listing.invalid;
         self.held.shrink_to_fit();
         events
     }
 
     /// What to hold of an object, if anything new, and what is wrong with it.
-    fn judge(
-        &self,
-        key: &Key,
-        outcome: Result<K::Object, Unreadable<K::Object>>,
-    ) -> (Option<Held<K>>, Option<Complaint>) {
+    fn judge(&self, key: &Key, outcome: Outcome<K::Object>) -> (Option<Held<K>>, Option<Complaint>) {
         let unreadable = match outcome {
-            Ok(object) => {
+            Ok((object, odd)) => {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: false,
                 };
-                return (Some(held), None);
+                let complaint = odd.map(|Oddity { message, remedy }| Complaint {
+                    key: key.clone(),
+                    wrong: Wrong { message, remedy },
+                });
+                return (Some(held), complaint);
             }
             Err(unreadable) => unreadable,
         };
         let good = self.held.get(key).is_some_and(|held| !held.salvaged);
+        let remedy = unreadable.remedy();
         let (held, remedy) = match unreadable.salvaged {
             // What was good once is nearer to what is meant than the readable part of what is not.
             _ if good => (None, "its last good version stays in force"),
@@ -156,17 +176,16 @@ impl<K: Kind> Store<K> {
                     object: Arc::new(object),
                     salvaged: true,
                 };
-                (
-                    Some(held),
-                    "it isolates its pods, and its rules that can be read are in force",
-                )
+                (Some(held), remedy)
             }
-            None => (None, "it is left out"),
+            None => (None, remedy),
         };
         let complaint = Complaint {
             key: key.clone(),
-            message: unreadable.message,
-            remedy,
+            wrong: Wrong {
+                message: unreadable.message,
+                remedy,
+            },
         };
         (held, Some(complaint))
     }

@@ -16,15 +16,13 @@ use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
-use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
+use super::kinds::{Bare, Key, Read, Watched, read};
+use super::page::{self, ListMeta};
 use super::partial::Meta;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
 use super::transport::{self, Failure, Next};
 use crate::agent::backoff::Backoff;
-
-/// Objects on one page of a list.
-const PAGE: u32 = 500;
 
 /// After so many streaming lists in a row that came to nothing, one is made the old way.
 const STREAMS: u32 = 2;
@@ -36,14 +34,14 @@ const TOLD_AT_ONCE: usize = 20;
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
 /// How old credentials must be to be read again when they are refused, and when there is no connection.
-const REFUSED_AGE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_AGE: Duration = Duration::from_secs(1);
 const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
 
 /// The annotation of the bookmark that ends the objects that were there at the start.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// One watch and what it holds.
-pub(super) struct Watch<K: Kind> {
+pub(super) struct Watch<K: Watched> {
     access: Arc<Access>,
     shared: Arc<Shared>,
     timing: Timing,
@@ -65,7 +63,7 @@ enum End {
     Closed,
 }
 
-impl<K: Kind> Watch<K> {
+impl<K: Watched> Watch<K> {
     pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing) -> Self {
         Watch {
             access,
@@ -75,7 +73,7 @@ impl<K: Kind> Watch<K> {
             version: None,
             streaming: true,
             broken_streams: 0,
-            page: PAGE,
+            page: page::OBJECTS,
             backoff: Backoff::new(timing.first_delay, timing.longest_delay),
         }
     }
@@ -173,29 +171,14 @@ impl<K: Kind> Watch<K> {
         listing: &mut Listing<K>,
         complaints: &mut Complaints,
     ) -> Result<ListMeta, Failure> {
-        let raw = || serde_json::from_slice::<Page<&RawValue>>(text);
-        // Nearly always all of them can be decoded in one go.
-        if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {
-            for (at, wire) in page.items.into_iter().flatten().enumerate() {
-                let object = || {
-                    let page = raw().ok();
-                    let item = page.and_then(|page| page.items?.get(at).copied());
-                    item.map_or_else(Vec::new, |item| item.get().as_bytes().to_vec())
-                };
-                let read = read::<K>(wire, object, &mut self.store.pool);
-                complaints.extend(read.and_then(|read| self.store.list(listing, read)));
-            }
-            return Ok(page.metadata);
-        }
-        let page = raw().map_err(|error| Failure::Nonsense(error.to_string()))?;
-        for item in page.items.into_iter().flatten() {
-            let text = item.get().as_bytes();
-            match self.decode(text) {
-                Some(read) => complaints.extend(self.store.list(listing, read)),
+        let (objects, metadata) = page::read::<K>(text, &mut self.store.pool)?;
+        for object in objects {
+            match object {
+                Some(read) => complaints.extend(self.take_in(listing, read)),
                 None => complaints.nameless += 1,
             }
         }
-        Ok(page.metadata)
+        Ok(metadata)
     }
 
     /// A watch: from a version on, or with all objects first.
@@ -236,7 +219,7 @@ impl<K: Kind> Watch<K> {
             match &mut listing {
                 None => self.apply(change),
                 Some(listing) => match change {
-                    Change::Put(Some(read), _) => complaints.extend(self.store.list(listing, read)),
+                    Change::Put(Some(read), _) => complaints.extend(self.take_in(listing, read)),
                     Change::Put(None, _) => complaints.nameless += 1,
                     Change::Gone(Some(key), _) => Store::<K>::unlist(listing, &key),
                     Change::Gone(None, _) | Change::Bookmark(_) => {}
@@ -261,11 +244,11 @@ impl<K: Kind> Watch<K> {
         }
         let Line { what, object } = raw().map_err(nonsense)?;
         let text = object.get().as_bytes();
-        let identity = || serde_json::from_str::<Identity>(object.get());
-        let version = || identity().ok().and_then(|i| i.meta().resource_version);
+        let bare = || serde_json::from_str::<Bare>(object.get());
+        let version = || bare().ok().and_then(|b| b.meta().resource_version);
         match what {
-            What::Added | What::Modified => Ok(Change::Put(self.decode(text), version())),
-            What::Deleted => Ok(Change::Gone(identity().ok().and_then(|i| i.key()), version())),
+            What::Added | What::Modified => Ok(Change::Put(page::object::<K>(text, &mut self.store.pool), version())),
+            What::Deleted => Ok(Change::Gone(bare().ok().and_then(|b| b.key()), version())),
             What::Bookmark => Ok(Change::Bookmark(version().unwrap_or_default())),
             What::Error => {
                 let status: Status = serde_json::from_slice(text).map_err(nonsense)?;
@@ -274,17 +257,16 @@ impl<K: Kind> Watch<K> {
         }
     }
 
-    /// An object on its own.
-    fn decode(&mut self, text: &[u8]) -> Option<Read<K::Object>> {
-        match serde_json::from_slice::<K::Wire>(text) {
-            Ok(wire) => read::<K>(wire, || text.to_vec(), &mut self.store.pool),
-            Err(error) => unreadable::<K>(text, &error),
-        }
+    /// An object of a list.
+    fn take_in(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
+        self.shared.identify(K::RESOURCE, &read);
+        self.store.list(listing, read)
     }
 
     fn apply(&mut self, change: Change<K>) {
         let (event, complaint, version): (Option<Event>, _, _) = match change {
             Change::Put(Some(read), version) => {
+                self.shared.identify(K::RESOURCE, &read);
                 let (event, complaint) = self.store.put(read);
                 (event, complaint, version)
             }
@@ -295,7 +277,11 @@ impl<K: Kind> Watch<K> {
                 );
                 (None, None, version)
             }
-            Change::Gone(key, version) => (key.and_then(|key| self.store.remove(&key)), None, version),
+            Change::Gone(Some(key), version) => {
+                self.shared.forget(K::RESOURCE, &key);
+                (self.store.remove(&key), None, version)
+            }
+            Change::Gone(None, version) => (None, None, version),
             Change::Bookmark(version) => (None, None, Some(version)),
         };
         if let Some(version) = version.filter(|v| !v.is_empty()) {
@@ -310,6 +296,7 @@ impl<K: Kind> Watch<K> {
 
     fn finish(&mut self, listing: Listing<K>, complaints: Complaints, version: String) {
         let events = self.store.finish(listing);
+        self.shared.keep_only(K::RESOURCE, |key| self.store.knows(key));
         complaints.tell(K::RESOURCE.kind());
         debug!(resource = %K::RESOURCE, objects = self.store.len(), changes = events.len(), "listed");
         self.version = Some(version);
@@ -325,7 +312,7 @@ impl<K: Kind> Watch<K> {
         self.shared.note(K::RESOURCE, |health| health.events += 1);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let failed = self.shared.note(K::RESOURCE, |health| {
             health.heard = Some(Instant::now());
             health.objects = self.store.len();
@@ -334,8 +321,8 @@ impl<K: Kind> Watch<K> {
         if let Some(since) = failed {
             info!(resource = %K::RESOURCE, "watching again after {} s", since.elapsed().as_secs());
         }
-        if self.shared.note(K::RESOURCE, |health| health.invalid) + self.store.invalid().len() > 0 {
-            self.shared.complain(K::RESOURCE, self.store.invalid().iter());
+        if let Some(invalid) = self.store.invalid() {
+            self.shared.complain(K::RESOURCE, invalid);
         }
     }
 
@@ -375,7 +362,7 @@ impl<K: Kind> Watch<K> {
 }
 
 /// What a line of a watch says.
-enum Change<K: Kind> {
+enum Change<K: Watched> {
     /// Added or changed; none when the object has no name.
     Put(Option<Read<K::Object>>, Option<String>),
     Gone(Option<Key>, Option<String>),
@@ -412,8 +399,8 @@ impl Complaints {
 }
 
 fn tell(kind: &str, complaint: &Complaint) {
-    let Complaint { key, message, remedy } = complaint;
-    warn!("{kind} {key}: {message}; {remedy}");
+    let Complaint { key, wrong } = complaint;
+    warn!("{kind} {key}: {}; {}", wrong.message, wrong.remedy);
 }
 
 #[derive(Deserialize)]
@@ -431,20 +418,6 @@ enum What {
     Deleted,
     Bookmark,
     Error,
-}
-
-#[derive(Deserialize)]
-struct Page<T> {
-    metadata: ListMeta,
-    items: Option<Vec<T>>,
-}
-
-#[derive(Deserialize)]
-struct ListMeta {
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    continue_token: Option<String>,
 }
 
 fn is_end_of_list(line: &[u8]) -> bool {

@@ -38,7 +38,7 @@ pub(crate) enum Fault {
     SilenceAfterHead,
     /// The answer comes so late.
     Slow(Duration),
-    /// A line that is not JSON.
+    /// A line that is not JSON; of a list, a page that is none.
     Garbage,
     /// A line that is longer than any object.
     TooLongLine,

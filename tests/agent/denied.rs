@@ -1,0 +1,109 @@
+//! `palisade denied --live`: the record of a kernel, with names and reasons from the API server.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::api::{Api, Kind, Verb};
+use super::cluster::{pod, policy};
+use super::{Agent, PROGRAM, in_a_namespace, nft, palisade, read, until};
+
+/// How old names and reasons may be.
+const AGE: u64 = 30;
+
+#[test]
+fn the_live_cluster_tells_names_and_reasons() {
+    in_a_namespace("denied::the_live_cluster_tells_names_and_reasons", || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let api = runtime.block_on(Api::start());
+        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
+        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+        api.put(Kind::Pod, pod("batch", "worker-2", "10.244.2.2"));
+        api.put(Kind::NetworkPolicy, policy(8080));
+        let folder = tempfile::tempdir().expect("directory");
+        let kubeconfig = folder.path().join("kubeconfig");
+        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
+        let kubeconfig = kubeconfig.display().to_string();
+        let arguments = [
+            "agent",
+            "--node-name",
+            "worker-1",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--kubeconfig",
+        ];
+        let arguments = arguments.into_iter().chain([&*kubeconfig]).map(str::to_owned);
+        let agent = Agent::with(&arguments.collect::<Vec<_>>(), folder.path().join("log"));
+        agent.until_ready();
+        assert!(agent.stop().success());
+        let asked = api.calls().len();
+
+        // As the rules would have recorded it.
+        let deny = |from: &str, port: u16| {
+            nft(&format!(
+                "add element inet palisade denied4 {{ {from} . 10.244.1.2 . tcp . {port} }}"
+            ));
+        };
+        deny("10.244.2.2", 8080);
+        let live = ["--live", "--kubeconfig", &kubeconfig];
+        let output = palisade(&[&["denied", "--pod", "shop/batch"], &live[..]].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for words in [
+            "shop/batch",
+            "shop/web",
+            "8080/TCP",
+            "ingress[0] wants labels app=client",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let calls = api.calls().split_off(asked);
+        let lists: Vec<Kind> = calls.iter().filter(|c| c.verb == Verb::List).map(|c| c.kind).collect();
+        assert_eq!(calls.len(), lists.len(), "{calls:?}");
+        // Services are nobody's question here, and the agent's own credentials do not reach them.
+        assert_eq!(lists.len(), Kind::ALL.len(), "{lists:?}");
+        assert!(Kind::ALL.iter().all(|kind| lists.contains(kind)), "{lists:?}");
+
+        // What is watched for longer is read again when there are news, and not all the time.
+        let log = folder.path().join("watch");
+        let before = api.count(Kind::Pod, Verb::List);
+        let start = Instant::now();
+        let mut child = Command::new(PROGRAM)
+            .args([&["denied", "--watch", "-o", "json"], &live[..]].concat())
+            .stdout(fs::File::create(&log).expect("file"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started");
+        let told = |name: Value| {
+            let text = read(&log);
+            let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.filter(|line| line["from"]["pod"] == name).count()
+        };
+        until("what is there is told", || told(json!("batch")) == 1);
+        api.put(Kind::Pod, pod("newcomer", "worker-2", "10.244.2.9"));
+        let mut port = 9000;
+        while told(json!("newcomer")) == 0 {
+            assert!(start.elapsed() < Duration::from_secs(120), "{}", read(&log));
+            deny("10.244.2.9", port);
+            port += 1;
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        let most = usize::try_from(start.elapsed().as_secs() / AGE).expect("small") + 1;
+        let lists = api.count(Kind::Pod, Verb::List) - before;
+        assert!((2..=most).contains(&lists), "{lists} lists in {:?}", start.elapsed());
+        let _ = child.kill();
+        let _ = child.wait();
+
+        // No cluster, no answer.
+        api.set_outage(true);
+        let output = palisade(&[&["denied"], &live[..]].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    });
+}
