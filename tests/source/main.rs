@@ -12,4 +12,5 @@ mod malformed;
 mod objects;
 mod soak;
 mod start;
+mod tls;
 mod world;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use palisade::agent::source::{Access, Resource, Target, Timing, Update, Watches};
+use palisade::agent::source::{Access, AccessError, Resource, Target, Timing, Update, Watches};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
 use policy_compiler::convert;
@@ -28,6 +28,7 @@ pub(crate) const TIMING: Timing = Timing {
     long: Duration::from_millis(400),
     first_delay: Duration::from_millis(50),
     longest_delay: Duration::from_millis(400),
+    renew: Duration::from_millis(500),
 };
 
 pub(crate) struct World {
@@ -48,17 +49,16 @@ impl World {
     }
 
     pub(crate) fn watch_with(api: Api, token_file: Option<PathBuf>) -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config");
-        std::fs::write(&file, api.kubeconfig(token_file.as_deref())).unwrap();
-        let target = Target::Kubeconfig {
-            file: Some(file),
-            context: None,
-        };
-        let access = Arc::new(Access::new(target).unwrap());
+        let kubeconfig = api.kubeconfig(token_file.as_deref());
+        World::watch_as(api, &kubeconfig)
+    }
+
+    /// A source that has this kubeconfig.
+    pub(crate) fn watch_as(api: Api, kubeconfig: &str) -> World {
+        let (folder, access) = access(kubeconfig);
         World {
             api,
-            watches: Watches::start(access, TIMING),
+            watches: Watches::start(Arc::new(access.unwrap()), TIMING),
             cluster: None,
             strict: true,
             _folder: folder,
@@ -171,9 +171,26 @@ impl World {
     }
 }
 
+/// What a kubeconfig gives, and the folder that it is in.
+pub(crate) fn access(kubeconfig: &str) -> (tempfile::TempDir, Result<Access, AccessError>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let target = Target::Kubeconfig {
+        file: Some(file),
+        context: None,
+    };
+    let access = Access::new(target);
+    (folder, access)
+}
+
 /// An API server with a few objects of every kind.
 pub(crate) async fn small() -> Api {
-    let api = Api::start().await;
+    fill(Api::start().await)
+}
+
+/// Puts a few objects of every kind.
+pub(crate) fn fill(api: Api) -> Api {
     api.put(Kind::Namespace, namespace("shop", "red"));
     api.put(Kind::Namespace, namespace("other", "blue"));
     api.put(Kind::Node, node("n1", "192.0.2.1"));

@@ -19,6 +19,22 @@ const LABELS: usize = 1000;
 /// The most errors of one object that are told.
 const ERRORS: usize = 3;
 
+/// The most characters of a text from elsewhere that are told.
+const TEXT: usize = 300;
+
+/// A text from elsewhere as one line for logs, `/readyz` and terminals: what would steer a terminal or begin another line is
+/// written as an escape, and no more than a few hundred characters are left.
+pub(super) fn line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.trim().chars().take(TEXT) {
+        match c {
+            '"' | '\'' | '\\' => line.push(c),
+            _ => line.extend(c.escape_debug()),
+        }
+    }
+    line
+}
+
 /// What is too large about an object, if anything.
 pub(super) fn check(meta: &Meta) -> Result<(), String> {
     let labels = meta.labels.as_ref().map_or(0, std::collections::BTreeMap::len);

@@ -4,10 +4,14 @@
 //! forgotten where a watch was, the difference to the new list comes out, and only when that list is complete.
 
 mod access;
+mod credentials;
 mod intern;
 mod kinds;
 mod limits;
 mod partial;
+mod plugin;
+mod proxy;
+mod reason;
 mod salvage;
 mod shared;
 mod store;
@@ -50,6 +54,8 @@ pub struct Timing {
     pub first_delay: Duration,
     /// The longest delay.
     pub longest_delay: Duration,
+    /// How old credentials must be to be read again when there is no connection: it may be the certificates.
+    pub renew: Duration,
 }
 
 impl Default for Timing {
@@ -62,6 +68,7 @@ impl Default for Timing {
             long: Duration::from_secs(5),
             first_delay: Duration::from_secs(1),
             longest_delay: Duration::from_secs(30),
+            renew: Duration::from_secs(30),
         }
     }
 }

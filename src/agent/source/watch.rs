@@ -35,9 +35,8 @@ const TOLD_AT_ONCE: usize = 20;
 /// How long the API server can ask to be left alone.
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
-/// How old credentials must be to be read again when they are refused, and when there is no connection.
+/// How old credentials must be to be read again when they are refused.
 const REFUSED_AGE: Duration = Duration::from_secs(1);
-const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
 
 /// The annotation of the bookmark that ends the objects that were there at the start.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
@@ -109,6 +108,7 @@ impl<K: Kind> Watch<K> {
     }
 
     async fn once(&mut self, streams: bool) -> Result<End, Failure> {
+        self.access.keep_fresh().await;
         match self.version.clone() {
             Some(version) => self.follow(Some(&version)).await,
             None if streams => self.follow(None).await,
@@ -133,8 +133,7 @@ impl<K: Kind> Watch<K> {
         if failure.is_unauthorized() {
             self.access.renew(REFUSED_AGE).await;
         } else if matches!(failure, Failure::Connection(_)) {
-            // It may be the certificates.
-            self.access.renew(UNCONNECTED_AGE).await;
+            self.access.renew(self.timing.renew).await;
         }
         tokio::time::sleep(delay.max(wish)).await;
     }
