@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
 mod converge;
+mod credentials;
 mod faults;
 mod malformed;
 mod objects;

@@ -117,6 +117,8 @@ struct Current {
     read: Instant,
     /// Until when they are good, if that is known.
     expires: Option<SystemTime>,
+    /// Why they could not be read again, if the last attempt came to nothing.
+    trouble: Option<String>,
 }
 
 impl Access {
@@ -155,12 +157,12 @@ impl Access {
     }
 
     /// Reads tokens, certificates and keys again, unless that was done within `age`. When they cannot be read the client
-    /// stays what it was.
-    pub async fn renew(&self, age: Duration) {
+    /// stays what it was; why, for as long as that lasts.
+    pub async fn renew(&self, age: Duration) -> Option<String> {
         {
             let mut current = self.current();
             if current.read.elapsed() < age {
-                return;
+                return current.trouble.clone();
             }
             // Whoever comes next need not do it as well.
             current.read = Instant::now();
@@ -168,15 +170,21 @@ impl Access {
         let target = self.target.clone();
         // Files are read and plugins run: not on the thread that everything else waits for.
         let built = tokio::task::spawn_blocking(move || build(&target));
-        match tokio::time::timeout(RENEWAL, built).await {
+        let trouble = match tokio::time::timeout(RENEWAL, built).await {
             Ok(Ok(Ok((current, _)))) => {
                 debug!("credentials read again");
                 *self.current() = current;
+                return None;
             }
-            Ok(Ok(Err(error))) => warn!("{error}; the credentials stay what they were"),
-            Ok(Err(panic)) => warn!("cannot read the credentials again: {panic}"),
-            Err(_) => warn!("reading the credentials again takes more than {} s", RENEWAL.as_secs()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(panic)) => format!("cannot read the credentials again: {panic}"),
+            Err(_) => format!("reading the credentials again takes more than {} s", RENEWAL.as_secs()),
+        };
+        let before = self.current().trouble.replace(trouble.clone());
+        if before.as_ref() != Some(&trouble) {
+            warn!("{trouble}; the credentials stay what they were");
         }
+        Some(trouble)
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -201,6 +209,11 @@ fn build(target: &Target) -> Result<(Current, ClusterInfo), AccessError> {
         None => proxy::from_environment(&server),
     };
     config.proxy_url.as_ref().map_or(Ok(()), proxy::check).map_err(failed)?;
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return Err(failed(
+            "there is no certificate in the certificate authority's file or data".to_owned(),
+        ));
+    }
     config.connect_timeout = Some(CONNECT);
     // Failures are seen, counted and waited out by whoever watches.
     config.default_retry = false;
@@ -222,7 +235,13 @@ fn build(target: &Target) -> Result<(Current, ClusterInfo), AccessError> {
             builder.with_layer(&MapRequestLayer::new(authorized)).build()
         }
     };
-    Ok((Current { client, read, expires }, info))
+    let current = Current {
+        client,
+        read,
+        expires,
+        trouble: None,
+    };
+    Ok((current, info))
 }
 
 fn service_account() -> Result<Config, AccessError> {

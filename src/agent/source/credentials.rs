@@ -69,7 +69,9 @@ pub(super) struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,9 +162,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("file");
         let path = file.path().display().to_string();
         for (user_text, expected) in [
-            (json!({"tokenFile": "/nonexistent/token"}), "cannot read the token in /nonexistent/token: No such file".to_owned()),
+            (
+                json!({"tokenFile": "/nonexistent/token"}),
+                "cannot read the token in /nonexistent/token: No such file".to_owned(),
+            ),
             (json!({"tokenFile": path}), format!("the token in {path} is empty")),
-            (json!({"token": "se\u{1}cret"}), "the token of the kubeconfig has characters that no token has".to_owned()),
+            (
+                json!({"token": "se\u{1}cret"}),
+                "the token of the kubeconfig has characters that no token has".to_owned(),
+            ),
             (
                 json!({"auth-provider": {"name": "gcp", "config": {"cmd-path": "/bin/false"}}}),
                 "auth-provider \"gcp\" is not supported".to_owned(),

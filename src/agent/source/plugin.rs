@@ -64,7 +64,9 @@ pub(super) fn run(exec: &ExecConfig, within: Duration) -> Result<Told, String> {
     let failed = |what: String| format!("the plugin \"{name}\" {what}");
     let asks = exec.interactive_mode != Some(ExecInteractiveMode::Never) && io::stdin().is_terminal();
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) && !asks {
-        return Err(failed("wants a terminal (interactiveMode: Always), and there is none".to_owned()));
+        return Err(failed(
+            "wants a terminal (interactiveMode: Always), and there is none".to_owned(),
+        ));
     }
     let mut child = command(exec, asks).spawn().map_err(|error| {
         let hint = exec.install_hint.as_deref().unwrap_or_default();
@@ -76,14 +78,18 @@ pub(super) fn run(exec: &ExecConfig, within: Duration) -> Result<Told, String> {
     let status = wait(&mut child, within).map_err(|error| failed(error.to_string()))?;
     let Some(status) = status else {
         end(&mut child, asks);
-        return Err(failed(format!("did not end within {} s, and was killed", within.as_secs_f32())));
+        return Err(failed(format!(
+            "did not end within {} s, and was killed",
+            within.as_secs_f32()
+        )));
     };
     let output = output.map_or_else(Vec::new, rest);
     if !status.success() {
         let complaints = complaints.map_or_else(Vec::new, rest);
         let said = String::from_utf8_lossy(&complaints);
         let last = said.trim_end().lines().last().unwrap_or_default();
-        return Err(failed(limits::line(&format!("failed with {status}: {last}"))));
+        let colon = if last.is_empty() { "" } else { ": " };
+        return Err(failed(limits::line(&format!("failed with {status}{colon}{last}"))));
     }
     read(&output).map_err(failed)
 }
@@ -97,7 +103,9 @@ fn command(exec: &ExecConfig, asks: bool) -> Command {
         "apiVersion": exec.api_version, "kind": "ExecCredential",
         "spec": {"interactive": asks, "cluster": exec.cluster},
     });
-    command.env("KUBERNETES_EXEC_INFO", info.to_string()).stdout(Stdio::piped());
+    command
+        .env("KUBERNETES_EXEC_INFO", info.to_string())
+        .stdout(Stdio::piped());
     if asks {
         // What it asks is for whoever sits there.
         command.stdin(Stdio::inherit()).stderr(Stdio::inherit());
@@ -191,28 +199,44 @@ mod tests {
         let told = plugin(script, LONG).expect("a token");
         assert_eq!(told.token.as_deref(), Some("t"));
         let expires = told.expires.expect("a time").duration_since(SystemTime::UNIX_EPOCH);
-        assert_eq!(expires.map(|d| d.as_secs()), Ok(1_893_456_000));
+        assert_eq!(expires.map(|d| d.as_secs()).ok(), Some(1_893_456_000));
         let script = r#"printf '{"status": {"clientCertificateData": "c", "clientKeyData": "%s"}}' "$MY_SECRET""#;
         let told = plugin(script, LONG).expect("a certificate");
         assert_eq!(told.identity, Some(("c".to_owned(), "hunter2".to_owned())));
         // It learns what for, and has nobody to ask.
-        let script = r#"read line; echo "{\"status\": {\"token\": \"$(echo "$KUBERNETES_EXEC_INFO" | tr -dc a-zA-Z0-9./)\"}}""#;
+        let script =
+            r#"read line; echo "{\"status\": {\"token\": \"$(echo "$KUBERNETES_EXEC_INFO" | tr -dc a-zA-Z0-9./)\"}}""#;
         let told = plugin(script, LONG).expect("a token");
         let info = told.token.expect("the variable");
-        assert!(info.contains("client.authentication.k8s.io/v1") && info.contains("interactivefalse"), "{info}");
+        assert!(
+            info.contains("client.authentication.k8s.io/v1") && info.contains("interactivefalse"),
+            "{info}"
+        );
     }
 
     #[test]
     fn what_goes_wrong_is_told_without_secrets() {
         for (script, expected) in [
-            ("echo one >&2; echo 'log \x1b[31min first' >&2; echo hunter2; exit 3", "failed with exit status: 3: log \\u{1b}[31min first"),
-            ("kill -9 $$", "failed with signal: 9 (SIGKILL): "),
-            ("echo hunter2", "printed something that is no ExecCredential in JSON (line 1, column 1)"),
-            (r#"echo '{"status": "hunter2"}'"#, "printed something that is no ExecCredential in JSON (line 1, column 20)"),
+            (
+                "echo one >&2; echo 'log \x1b[31min first' >&2; echo hunter2; exit 3",
+                "failed with exit status: 3: log \\u{1b}[31min first",
+            ),
+            ("kill -9 $$", "failed with signal: 9 (SIGKILL)"),
+            (
+                "echo hunter2",
+                "printed something that is no ExecCredential in JSON (line 1, column 1)",
+            ),
+            (
+                r#"echo '{"status": "hunter2"}'"#,
+                "printed something that is no ExecCredential in JSON (line 1, column 20)",
+            ),
             ("echo '{}'", "printed an ExecCredential without a status"),
-            (r#"echo '{"status": {"clientKeyData": "hunter2"}}'"#, "printed an ExecCredential with neither"),
+            (
+                r#"echo '{"status": {"clientKeyData": "hunter2"}}'"#,
+                "printed an ExecCredential with neither",
+            ),
             // It is cut off at a megabyte.
-            ("exec yes", "failed with signal: 13 (SIGPIPE): "),
+            ("exec yes", "failed with signal: 13 (SIGPIPE)"),
         ] {
             let error = plugin(script, LONG).map(|told| told.token).expect_err(script);
             assert!(!error.contains("hunter2"), "{error}");
@@ -232,7 +256,10 @@ mod tests {
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
         let start = Instant::now();
         let error = plugin(&script, Duration::from_secs(2)).map(drop);
-        assert_eq!(error, Err("the plugin \"sh\" did not end within 2 s, and was killed".to_owned()));
+        assert_eq!(
+            error,
+            Err("the plugin \"sh\" did not end within 2 s, and was killed".to_owned())
+        );
         assert!(start.elapsed() < LONG);
         let pid = std::fs::read_to_string(&file).expect("its child").trim().to_owned();
         let gone = || {

@@ -72,7 +72,10 @@ mod tests {
     #[test]
     fn a_proxy_that_cannot_be_used_is_told_without_its_password() {
         let error = check(&Uri::from_static("socks5://me:secret@proxy:1080")).expect_err("no SOCKS");
-        assert!(error.contains("socks5://proxy:1080") && !error.contains("secret"), "{error}");
+        assert!(
+            error.contains("socks5://proxy:1080") && !error.contains("secret"),
+            "{error}"
+        );
         assert_eq!(check(&Uri::from_static("https://me:secret@proxy")), Ok(()));
     }
 }

@@ -31,14 +31,12 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> String {
 }
 
 /// What a TLS error means here.
-fn of_tls(error: &(dyn Error + 'static)) -> Option<&'static str> {
+fn of_tls(mut error: &(dyn Error + 'static)) -> Option<&'static str> {
     // An I/O error does not count what it is made of among its sources.
-    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let error = match inner {
-        Some(inner) => inner.downcast_ref::<rustls::Error>(),
-        None => error.downcast_ref::<rustls::Error>(),
-    };
-    Some(match error? {
+    while let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        error = inner;
+    }
+    Some(match error.downcast_ref::<rustls::Error>()? {
         // Authorities of the same name, as one tool calls those of all its clusters, differ in their signatures.
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the API server's certificate is not signed by the authority that the credentials name: it is another server, or \

@@ -130,10 +130,17 @@ impl<K: Kind> Watch<K> {
         let delay = self.backoff.delay();
         let wish = failure.retry_after().unwrap_or_default().min(LONGEST_WISH);
         self.fail(&failure);
-        if failure.is_unauthorized() {
-            self.access.renew(REFUSED_AGE).await;
+        let trouble = if failure.is_unauthorized() {
+            self.access.renew(REFUSED_AGE).await
         } else if matches!(failure, Failure::Connection(_)) {
-            self.access.renew(self.timing.renew).await;
+            // It may be the certificates.
+            self.access.renew(self.timing.renew).await
+        } else {
+            None
+        };
+        if let Some(trouble) = trouble {
+            let told = format!("{failure}; {trouble}");
+            self.shared.note(K::RESOURCE, |health| health.error = Some(told));
         }
         tokio::time::sleep(delay.max(wish)).await;
     }

@@ -243,12 +243,16 @@ impl Api {
         self.inner.change(|state| state.bookmark_every = every);
     }
 
-    /// Only requests with this bearer token are served.
+    /// Only requests with this bearer token are served; all watches are cut.
     pub(crate) fn set_token(&self, token: Option<&str>) {
-        self.inner.change(|state| {
-            state.token = token.map(str::to_owned);
-            state.generation += 1;
-        });
+        self.set_tokens(token.as_slice());
+        self.cut();
+    }
+
+    /// Only requests with one of these bearer tokens are served; with none, all are.
+    pub(crate) fn set_tokens(&self, tokens: &[&str]) {
+        let tokens = tokens.iter().map(|token| format!("Bearer {token}")).collect();
+        self.inner.change(|state| state.authorized = tokens);
     }
 
     /// All calls so far.
