@@ -14,4 +14,5 @@ mod objects;
 mod soak;
 mod start;
 mod tls;
+mod wire;
 mod world;

@@ -68,7 +68,7 @@ impl Default for Timing {
             long: Duration::from_secs(5),
             first_delay: Duration::from_secs(1),
             longest_delay: Duration::from_secs(30),
-            renew: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::limits;
 
 /// An error with what is behind it: "client error" alone helps nobody, and the names of TLS few.
 pub(super) fn of(error: &(dyn Error + 'static)) -> String {
-    let (mut text, mut tls) = (String::new(), None);
+    let (mut text, mut meaning) = (String::new(), None);
     let mut next = Some(error);
     while let Some(error) = next {
         let part = error.to_string();
@@ -19,15 +19,21 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> String {
             }
             text.push_str(&part);
         }
-        tls = tls.or_else(|| of_tls(error));
+        meaning = meaning.or_else(|| of_tls(error)).or_else(|| of_time(error));
         next = error.source();
     }
     // kube says so of everything.
     let text = text.strip_prefix("ServiceError: ").unwrap_or(&text);
-    match tls {
-        Some(tls) => limits::line(&format!("{tls} ({text})")),
+    match meaning {
+        Some(meaning) => limits::line(&format!("{meaning} ({text})")),
         None => limits::line(text),
     }
+}
+
+/// What a time-out means here: of requests and answers each has its own.
+fn of_time(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let error = error.downcast_ref::<io::Error>()?;
+    (error.kind() == io::ErrorKind::TimedOut).then_some("no connection comes about: nothing answers in time")
 }
 
 /// What a TLS error means here.

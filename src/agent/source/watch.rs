@@ -32,6 +32,10 @@ const STREAMS: u32 = 2;
 /// How many objects that cannot be read are told at a time.
 const TOLD_AT_ONCE: usize = 20;
 
+/// How many reasons of one failure are logged, from when it begins until it is over: a connection that breaks is often followed
+/// by the reason why there is no other.
+const REASONS: usize = 5;
+
 /// How long the API server can ask to be left alone.
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
@@ -54,6 +58,8 @@ pub(super) struct Watch<K: Kind> {
     broken_streams: u32,
     page: u32,
     backoff: Backoff,
+    /// What has been logged of failures since the watch last went well.
+    told: Vec<String>,
 }
 
 /// How a request ended, when nothing failed.
@@ -76,6 +82,7 @@ impl<K: Kind> Watch<K> {
             broken_streams: 0,
             page: PAGE,
             backoff: Backoff::new(timing.first_delay, timing.longest_delay),
+            told: Vec::new(),
         }
     }
 
@@ -331,7 +338,8 @@ impl<K: Kind> Watch<K> {
         self.shared.note(K::RESOURCE, |health| health.events += 1);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        self.told.clear();
         let failed = self.shared.note(K::RESOURCE, |health| {
             health.heard = Some(Instant::now());
             health.objects = self.store.len();
@@ -345,28 +353,28 @@ impl<K: Kind> Watch<K> {
         }
     }
 
-    fn fail(&self, failure: &Failure) {
+    fn fail(&mut self, failure: &Failure) {
         // A watch that is too old is no failure of anybody: the list that follows may be one.
         let fails = !failure.is_gone();
-        let first = self.shared.note(K::RESOURCE, |health| {
+        let reason = failure.to_string();
+        self.shared.note(K::RESOURCE, |health| {
             health.failures += 1;
-            health.error = Some(failure.to_string());
-            let first = fails && health.failing_since.is_none();
-            if first {
-                health.failing_since = Some(Instant::now());
+            health.error = Some(reason.clone());
+            if fails {
+                health.failing_since.get_or_insert_with(Instant::now);
             }
-            first
         });
-        if first {
-            let kept = if self.version.is_some() || self.store.len() > 0 {
-                "; what is known stays in force"
-            } else {
-                ""
-            };
-            warn!(resource = %K::RESOURCE, "cannot watch: {failure}{kept}");
-        } else {
-            debug!(resource = %K::RESOURCE, "cannot watch: {failure}");
+        if !fails || self.told.len() >= REASONS || self.told.contains(&reason) {
+            debug!(resource = %K::RESOURCE, "cannot watch: {reason}");
+            return;
         }
+        let kept = if self.version.is_some() || self.store.len() > 0 {
+            "; what is known stays in force"
+        } else {
+            ""
+        };
+        warn!(resource = %K::RESOURCE, "cannot watch: {reason}{kept}");
+        self.told.push(reason);
     }
 
     fn oversize(&self) {
