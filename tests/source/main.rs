@@ -9,6 +9,7 @@ mod api;
 mod converge;
 mod credentials;
 mod faults;
+mod hostile;
 mod malformed;
 mod objects;
 mod soak;

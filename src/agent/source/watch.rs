@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::Timing;
 use super::access::Access;
 use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
+use super::limits;
 use super::partial::Meta;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
@@ -186,12 +187,11 @@ impl<K: Kind> Watch<K> {
         listing: &mut Listing<K>,
         complaints: &mut Complaints,
     ) -> Result<ListMeta, Failure> {
-        let raw = || serde_json::from_slice::<Page<&RawValue>>(text);
         // Nearly always all of them can be decoded in one go.
         if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {
             for (at, wire) in page.items.into_iter().flatten().enumerate() {
                 let object = || {
-                    let page = raw().ok();
+                    let page = serde_json::from_slice::<Page<&RawValue>>(text).ok();
                     let item = page.and_then(|page| page.items?.get(at).copied());
                     item.map_or_else(Vec::new, |item| item.get().as_bytes().to_vec())
                 };
@@ -200,7 +200,8 @@ impl<K: Kind> Watch<K> {
             }
             return Ok(page.metadata);
         }
-        let page = raw().map_err(|error| Failure::Nonsense(error.to_string()))?;
+        let text = limits::utf8(text);
+        let page: Page<&RawValue> = serde_json::from_str(&text).map_err(nonsense)?;
         for item in page.items.into_iter().flatten() {
             let text = item.get().as_bytes();
             match self.decode(text) {
@@ -259,20 +260,22 @@ impl<K: Kind> Watch<K> {
     }
 
     fn read_line(&mut self, line: &[u8]) -> Result<Change<K>, Failure> {
-        let raw = || serde_json::from_slice::<Line<&RawValue>>(line);
-        let nonsense = |error: serde_json::Error| Failure::Nonsense(error.to_string());
         if let Ok(Line { what, object }) = serde_json::from_slice::<Line<K::Wire>>(line) {
             let version = K::meta(&object).resource_version.clone();
             match what {
                 What::Added | What::Modified => {
-                    let text = || raw().map_or_else(|_| Vec::new(), |line| line.object.get().as_bytes().to_vec());
+                    let text = || {
+                        let line = serde_json::from_slice::<Line<&RawValue>>(line);
+                        line.map_or_else(|_| Vec::new(), |line| line.object.get().as_bytes().to_vec())
+                    };
                     return Ok(Change::Put(read::<K>(object, text, &mut self.store.pool), version));
                 }
                 What::Bookmark => return Ok(Change::Bookmark(version.unwrap_or_default())),
                 What::Deleted | What::Error => {}
             }
         }
-        let Line { what, object } = raw().map_err(nonsense)?;
+        let line = limits::utf8(line);
+        let Line::<&RawValue> { what, object } = serde_json::from_str(&line).map_err(nonsense)?;
         let text = object.get().as_bytes();
         let identity = || serde_json::from_str::<Identity>(object.get());
         let version = || identity().ok().and_then(|i| i.meta().resource_version);
@@ -381,7 +384,7 @@ impl<K: Kind> Watch<K> {
         warn!(
             resource = %K::RESOURCE,
             "the API server tells of an object of more than {} bytes: it is left out",
-            super::limits::LINE
+            limits::LINE
         );
         self.shared
             .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
@@ -459,6 +462,11 @@ struct ListMeta {
     resource_version: Option<String>,
     #[serde(rename = "continue")]
     continue_token: Option<String>,
+}
+
+fn nonsense(error: serde_json::Error) -> Failure {
+    // It may quote what it found.
+    Failure::Nonsense(limits::line(&error.to_string()))
 }
 
 fn is_end_of_list(line: &[u8]) -> bool {
