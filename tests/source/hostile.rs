@@ -125,7 +125,7 @@ async fn what_is_large_and_not_in_use_is_passed_over() {
     let mut world = World::synced().await;
     // Deeper than any decoder that calls itself goes.
     let mut nested = json!(1);
-    for _ in 0..100 {
+    for _ in 0..1000 {
         nested = json!([nested]);
     }
     let mut object = pod("shop", "large", "web", "10.1.0.66");
@@ -134,7 +134,10 @@ async fn what_is_large_and_not_in_use_is_passed_over() {
     object["spec"]["volumes"] = nested;
     world.api.put(Kind::Pod, object);
     let events = world.next().await;
-    assert!(matches!(&events[..], [Event::Pod(pod)] if &*pod.name.name == "large"), "{events:?}");
+    assert!(
+        matches!(&events[..], [Event::Pod(pod)] if &*pod.name.name == "large"),
+        "{events:?}"
+    );
     goes_on(&mut world).await;
 }
 

@@ -4,6 +4,7 @@
 //! forgotten where a watch was, the difference to the new list comes out, and only when that list is complete.
 
 mod access;
+mod complaints;
 mod credentials;
 mod intern;
 mod kinds;
@@ -17,6 +18,10 @@ mod shared;
 mod store;
 mod transport;
 mod watch;
+mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -171,15 +176,8 @@ impl Waiting {
 
 fn spawn<K: Kind>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
     let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
-    let shared = shared.clone();
     tasks.spawn(async move {
-        let mut task = JoinSet::new();
-        task.spawn(watch.run());
-        let ended = task.join_next().await;
-        shared.note(K::RESOURCE, |health| {
-            health.failing_since.get_or_insert_with(Instant::now);
-            health.error = Some(format!("the watch has ended: {ended:?}"));
-        });
+        watch.run().await;
         K::RESOURCE
     });
 }

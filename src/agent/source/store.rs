@@ -22,6 +22,8 @@ struct Held<K: Kind> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
+    /// Whether it has been told, for certain.
+    told: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
@@ -63,6 +65,11 @@ impl<K: Kind> Store<K> {
     /// How many objects are held.
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// Something has gone wrong between here and the loop: all that is held is told again when it comes again.
+    pub(super) fn distrust(&mut self) {
+        self.held.values_mut().for_each(|held| held.told = false);
     }
 
     /// What is wrong with the objects that cannot be read.
@@ -142,6 +149,7 @@ impl<K: Kind> Store<K> {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: false,
+                    told: true,
                 };
                 return (Some(held), None);
             }
@@ -155,6 +163,7 @@ impl<K: Kind> Store<K> {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: true,
+                    told: true,
                 };
                 (
                     Some(held),
@@ -172,7 +181,7 @@ impl<K: Kind> Store<K> {
     }
 
     fn differs(&self, key: &Key, new: &Held<K>) -> bool {
-        let same = |held: &Held<K>| held.salvaged == new.salvaged && held.object == new.object;
+        let same = |held: &Held<K>| held.told && held.salvaged == new.salvaged && held.object == new.object;
         !self.held.get(key).is_some_and(same)
     }
 
@@ -184,7 +193,7 @@ impl<K: Kind> Store<K> {
         let object = new.object.clone();
         let before = self.held.insert(key, new);
         // Equal but for having been salvaged: nobody else cares.
-        if before.is_some_and(|before| before.object == object) {
+        if before.is_some_and(|before| before.told && before.object == object) {
             return None;
         }
         Some(K::event(object))

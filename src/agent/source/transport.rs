@@ -36,6 +36,9 @@ pub(super) enum Failure {
     /// An answer that is none.
     #[error("the answer makes no sense: {0}")]
     Nonsense(String),
+    /// A defect of ours.
+    #[error("the watch failed in an unexpected way, and begins anew (please report this): {0}")]
+    Defect(String),
     /// A page that is too large.
     #[error("a page of the list has more than {} bytes", limits::PAGE)]
     TooLarge,

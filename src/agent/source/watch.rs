@@ -5,23 +5,27 @@
 //! older than what is held already), a page with one object that has no readable metadata is lost as a whole, and neither
 //! answers nor lines have bounds of time and size.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use kube::core::Status;
 use policy_compiler::compile::Event;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
+use super::complaints::{Complaints, tell};
 use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
 use super::limits;
-use super::partial::Meta;
 use super::shared::Shared;
-use super::store::{Complaint, Listing, Store};
+use super::store::{Listing, Store};
 use super::transport::{self, Failure, Next};
+use super::wire::{self, Line, ListMeta, Page, What, nonsense};
 use crate::agent::backoff::Backoff;
 
 /// Objects on one page of a list.
@@ -29,9 +33,6 @@ const PAGE: u32 = 500;
 
 /// After so many streaming lists in a row that came to nothing, one is made the old way.
 const STREAMS: u32 = 2;
-
-/// How many objects that cannot be read are told at a time.
-const TOLD_AT_ONCE: usize = 20;
 
 /// How many reasons of one failure are logged, from when it begins until it is over: a connection that breaks is often followed
 /// by the reason why there is no other.
@@ -42,9 +43,6 @@ const LONGEST_WISH: Duration = Duration::from_secs(120);
 
 /// How old credentials must be to be read again when they are refused.
 const REFUSED_AGE: Duration = Duration::from_secs(1);
-
-/// The annotation of the bookmark that ends the objects that were there at the start.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// One watch and what it holds.
 pub(super) struct Watch<K: Kind> {
@@ -92,7 +90,15 @@ impl<K: Kind> Watch<K> {
         loop {
             let began = Instant::now();
             let streams = self.version.is_none() && self.streaming && self.broken_streams < STREAMS;
-            let result = self.once(streams).await;
+            let result = match caught(self.once(streams)).await {
+                Ok(result) => result,
+                Err(panic) => {
+                    // Nobody knows what has been told: a list tells everything again.
+                    self.store.distrust();
+                    self.version = None;
+                    Err(Failure::Defect(panic))
+                }
+            };
             if began.elapsed() >= self.timing.long {
                 self.backoff.reset();
             }
@@ -238,7 +244,7 @@ impl<K: Kind> Watch<K> {
             let change = self.read_line(line)?;
             if let Change::Bookmark(version) = &change
                 && listing.is_some()
-                && is_end_of_list(line)
+                && wire::is_end_of_list(line)
             {
                 self.finish(
                     listing.take().unwrap_or_default(),
@@ -391,91 +397,27 @@ impl<K: Kind> Watch<K> {
     }
 }
 
+/// The future's result, or with what it panicked: a defect of ours must not end a watch.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Poll::Ready(Err(limits::line(text.unwrap_or_default())))
+            }
+        }
+    })
+    .await
+}
+
 /// What a line of a watch says.
 enum Change<K: Kind> {
     /// Added or changed; none when the object has no name.
     Put(Option<Read<K::Object>>, Option<String>),
     Gone(Option<Key>, Option<String>),
     Bookmark(String),
-}
-
-/// What is wrong with the objects of a list.
-#[derive(Default)]
-struct Complaints {
-    told: Vec<Complaint>,
-    more: usize,
-    nameless: usize,
-}
-
-impl Complaints {
-    fn extend(&mut self, complaint: Option<Complaint>) {
-        match complaint {
-            Some(complaint) if self.told.len() < TOLD_AT_ONCE => self.told.push(complaint),
-            Some(_) => self.more += 1,
-            None => {}
-        }
-    }
-
-    fn tell(&self, kind: &str) {
-        self.told.iter().for_each(|complaint| tell(kind, complaint));
-        let more = self.more + self.nameless;
-        if more > 0 {
-            warn!(
-                "{more} more objects of kind {kind} cannot be read, {} of them without a name",
-                self.nameless
-            );
-        }
-    }
-}
-
-fn tell(kind: &str, complaint: &Complaint) {
-    let Complaint { key, message, remedy } = complaint;
-    warn!("{kind} {key}: {message}; {remedy}");
-}
-
-#[derive(Deserialize)]
-struct Line<T> {
-    #[serde(rename = "type")]
-    what: What,
-    object: T,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum What {
-    Added,
-    Modified,
-    Deleted,
-    Bookmark,
-    Error,
-}
-
-#[derive(Deserialize)]
-struct Page<T> {
-    metadata: ListMeta,
-    items: Option<Vec<T>>,
-}
-
-#[derive(Deserialize)]
-struct ListMeta {
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    continue_token: Option<String>,
-}
-
-fn nonsense(error: serde_json::Error) -> Failure {
-    // It may quote what it found.
-    Failure::Nonsense(limits::line(&error.to_string()))
-}
-
-fn is_end_of_list(line: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Bookmark {
-        metadata: Meta,
-    }
-    let bookmark = serde_json::from_slice::<Line<Bookmark>>(line).ok();
-    bookmark
-        .and_then(|line| line.object.metadata.annotations)
-        .is_some_and(|a| a.contains_key(INITIAL_EVENTS_END))
 }
