@@ -8,11 +8,12 @@ use std::time::Duration;
 use palisade::agent::source::Resource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
-use crate::api::{Api, Authority, Identity, Kind};
+use crate::api::{Api, Authority, Identity, Kind, Verb};
 use crate::objects::pod;
 use crate::tls::{behind, data};
-use crate::world::{World, access, fill};
+use crate::world::{SOON, World, access, fill};
 
 /// A folder for the files that a kubeconfig names.
 struct Files(TempDir);
@@ -260,6 +261,15 @@ async fn a_token_in_a_file_is_replaced_before_the_old_one_is_refused() {
         files.put("token", &format!("{token}\n"));
         world.api.set_token(Some(&token));
         goes_on(&mut world, at).await;
+        // No request that has the old one is under way when the next one comes.
+        let start = Instant::now();
+        while Kind::ALL
+            .into_iter()
+            .any(|kind| world.api.count(kind, Verb::Watch) < usize::from(at))
+        {
+            assert!(start.elapsed() < SOON);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     for (resource, health) in world.watches.health() {
         let refused = health.error.as_ref().is_some_and(|e| e.contains("401"));

@@ -24,8 +24,10 @@ use tokio_rustls::rustls::ServerConfig;
 pub(crate) use faults::{Fault, Verb};
 use state::State;
 pub(crate) use state::{Call, Kind};
+#[allow(unused_imports, reason = "not every test needs certificates")]
 pub(crate) use tls::{Authority, Identity};
 use wire::Wire;
+#[allow(unused_imports, reason = "not every test needs them")]
 pub(crate) use wire::{Flow, Seen};
 
 /// A running API server; it ends when this is dropped.
