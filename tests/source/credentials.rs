@@ -287,11 +287,12 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let files = Files::new();
     let count = files.put("count", "");
     let token = files.put("token", "one");
-    // It expires so soon that each request asks, but for the age that credentials must have.
+    let expires = files.put("expires", "2100-01-01T00:00:00Z");
     let script = format!(
-        r#"echo asked >> {}; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "2020-01-01T00:00:00Z"}}}}' "$(cat {})""#,
+        r#"echo asked >> {}; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "%s"}}}}' "$(cat {})" "$(cat {})""#,
         count.display(),
-        token.display()
+        token.display(),
+        expires.display()
     );
     let user = files.plugin(&script);
     let api = behind(&authority.server(&["127.0.0.1"])).await;
@@ -303,23 +304,33 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let asked = || fs::read_to_string(&count).unwrap().lines().count();
     assert_eq!(asked(), 1, "once for one client");
 
-    // Refused: the plugin is asked at once.
+    // Refused: the plugin is asked at once. What it gives now is about to expire.
     files.put("token", "two");
+    files.put("expires", "2020-01-01T00:00:00Z");
     world.api.set_token(Some("two"));
     goes_on(&mut world, 1).await;
-    assert!((2..=5).contains(&asked()), "{} times", asked());
+
+    // So it is asked again before the next request, though nobody has refused anything.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let before = asked();
+    assert!((2..10).contains(&before), "{before} times");
+    world.api.set_tokens(&["two", "three"]);
+    files.put("token", "three");
+    world.api.cut();
+    goes_on(&mut world, 2).await;
+    assert!(asked() > before);
 
     // It fails for a while: told, without what it prints; the last state stays.
     let before = world.cluster.clone();
     files.plugin("echo hunter2; echo cannot log in >&2; exit 1");
-    world.api.set_token(Some("three"));
+    world.api.set_token(Some("four"));
     fails_with(&world, "401").await;
     fails_with(&world, "failed with exit status: 1: cannot log in").await;
     world.quiet(Duration::from_millis(500)).await;
     assert_eq!(world.cluster, before);
-    files.put("token", "three");
+    files.put("token", "four");
     files.plugin(&script);
-    goes_on(&mut world, 2).await;
+    goes_on(&mut world, 3).await;
 }
 
 #[tokio::test]

@@ -22,9 +22,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long reading credentials may take; the file system can hang.
 const RENEWAL: Duration = Duration::from_secs(30);
 
-/// How long before they expire credentials are asked for anew, and how old they must be for that.
+/// How long before they expire credentials are asked for anew, and how old they must be for that: some live shorter.
 const EARLY: Duration = Duration::from_secs(60);
-const EARLY_AGE: Duration = Duration::from_secs(10);
+const EARLY_AGE: Duration = Duration::from_secs(1);
 
 /// Which API server, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]

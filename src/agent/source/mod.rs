@@ -35,6 +35,7 @@ use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
 pub use kinds::Resource;
+pub(crate) use reason::reason;
 pub use shared::Health;
 
 use kinds::{Kind, Namespaces, Nodes, Pods, Policies};

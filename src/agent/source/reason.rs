@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError};
 use super::limits;
 
 /// An error with what is behind it: "client error" alone helps nobody, and the names of TLS few.
-pub(super) fn of(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
     let (mut text, mut meaning) = (String::new(), None);
     let mut next = Some(error);
     while let Some(error) = next {

@@ -14,7 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Timing;
 use super::kinds::Resource;
-use super::{limits, reason};
+use super::limits;
+use super::reason::reason;
 
 /// Why a request came to nothing.
 #[derive(Debug, Error)]
@@ -146,7 +147,7 @@ async fn send(
     let answer = tokio::time::timeout(timing.answer, client.send(request.map(Body::from)));
     let response = match answer.await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::Connection(reason::of(&error))),
+        Ok(Err(error)) => return Err(Failure::Connection(reason(&error))),
         Err(_) => return Err(Failure::Silent(timing.answer)),
     };
     if response.status().is_success() {
@@ -195,7 +196,7 @@ async fn collect(response: Response<Body>, most: usize, within: Duration) -> Res
         match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(Failure::Silent(within)),
             Ok(None) => return Ok(out),
-            Ok(Some(Err(error))) => return Err(Failure::Connection(reason::of(&error))),
+            Ok(Some(Err(error))) => return Err(Failure::Connection(reason(&error))),
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     if out.len() + data.len() > most {
@@ -257,7 +258,7 @@ impl Lines {
             match timeout_at(deadline, self.body.frame()).await {
                 Err(_) => return Err(Failure::Silent(within)),
                 Ok(None) => return Ok(Next::End),
-                Ok(Some(Err(error))) => return Err(Failure::Connection(reason::of(&error))),
+                Ok(Some(Err(error))) => return Err(Failure::Connection(reason(&error))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
