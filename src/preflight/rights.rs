@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Finding, Verdict};
-use crate::agent::source::{Access, Resource, Target};
+use crate::agent::source::{Access, Resource, Target, reason};
 
 const CHECK: &str = "rbac";
 const VERBS: [&str; 2] = ["list", "watch"];
@@ -83,7 +83,7 @@ async fn missing(target: &Target) -> Result<Vec<String>, String> {
             .header("Content-Type", "application/json")
             .body(review.to_string().into_bytes())
             .map_err(|error| error.to_string())?;
-        let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+        let answer: Value = client.request(request).await.map_err(|error| reason(&error))?;
         if answer["status"]["allowed"] != true {
             missing.push(format!("{verb} {resource}"));
         }
@@ -161,5 +161,18 @@ mod tests {
             context: None,
         };
         assert_eq!(check(Some(&target)).verdict, Verdict::Failed);
+
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        // No port of this machine; with what is behind the client's error.
+        let kubeconfig = json!({
+            "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        });
+        std::fs::write(file.path(), kubeconfig.to_string()).expect("written");
+        let finding = check(Some(&Target::Kubeconfig {
+            file: Some(file.path().to_owned()),
+            context: None,
+        }));
+        assert!(finding.found.contains("Connection refused"), "{finding:?}");
     }
 }

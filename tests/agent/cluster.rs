@@ -25,20 +25,27 @@ pub(crate) fn policy(port: u16) -> Value {
     })
 }
 
+/// What serves while a test waits.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// A small cluster.
+pub(crate) fn fill(api: &Api) {
+    api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
+    api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+    api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+    api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
+    api.put(Kind::NetworkPolicy, policy(8080));
+}
+
 #[test]
 fn the_kernel_follows_the_api_server() {
     in_a_namespace("cluster::the_kernel_follows_the_api_server", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime();
         let api = runtime.block_on(Api::start());
-        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
-        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
-        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
-        api.put(Kind::NetworkPolicy, policy(8080));
+        fill(&api);
         api.set_outage(true);
 
         let folder = tempfile::tempdir().expect("directory");

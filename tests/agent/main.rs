@@ -21,6 +21,7 @@ mod held;
 mod objects;
 mod preflight;
 mod privileges;
+mod proxy;
 #[path = "../support/server.rs"]
 #[allow(
     dead_code,
@@ -28,6 +29,7 @@ mod privileges;
     reason = "other tests use the rest; it may panic on what it did not expect"
 )]
 mod server;
+mod service_account;
 mod soak;
 mod storm;
 
@@ -300,12 +302,17 @@ fn a_start_that_cannot_work_says_why_and_leaves_the_kernel_alone() {
 /// Runs the body in a network namespace of its own: the test starts itself again, by itself, inside. Without root it
 /// does so in a user namespace, where it is root over that network namespace and nothing else.
 fn in_a_namespace(test: &str, body: fn()) {
+    in_namespaces(test, &[], body);
+}
+
+/// The same with more namespaces of its own than that of the network.
+fn in_namespaces(test: &str, more: &[&str], body: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(up.expect("ip, of Debian's iproute2").success());
         return body();
     }
-    let mut namespaces = vec!["--net"];
+    let mut namespaces = [&["--net"], more].concat();
     if !geteuid().is_root() {
         namespaces.extend(["--user", "--map-root-user"]);
         let trial = Command::new("unshare").args(&namespaces).arg("true").output();
@@ -382,7 +389,14 @@ impl Agent {
 
     #[track_caller]
     fn with(arguments: &[String], log: PathBuf) -> Self {
-        Agent::run(Command::new(PROGRAM).args(arguments), log)
+        Agent::within(arguments, &[], log)
+    }
+
+    /// One with these variables in its environment.
+    #[track_caller]
+    fn within(arguments: &[String], variables: &[(&str, &str)], log: PathBuf) -> Self {
+        let variables = variables.iter().copied();
+        Agent::run(Command::new(PROGRAM).args(arguments).envs(variables), log)
     }
 
     #[track_caller]
@@ -466,10 +480,15 @@ impl Drop for Agent {
 }
 
 #[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+fn until(what: &str, done: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, done);
+}
+
+#[track_caller]
+fn until_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -10,7 +10,9 @@ mod api;
 #[path = "../support/chaos.rs"]
 mod chaos;
 mod converge;
+mod credentials;
 mod faults;
+mod hostile;
 mod malformed;
 #[path = "../support/objects.rs"]
 mod objects;
@@ -25,4 +27,6 @@ mod rendered;
 mod server;
 mod soak;
 mod start;
+mod tls;
+mod wire;
 mod world;

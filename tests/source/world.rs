@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade::agent::source::{Access, Resource, Target, Timing, Update, Watches};
+use palisade::agent::source::{Access, AccessError, Resource, Target, Timing, Update, Watches};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
 use tokio::time::{Instant, timeout};
@@ -25,6 +25,7 @@ pub(crate) const TIMING: Timing = Timing {
     long: Duration::from_millis(400),
     first_delay: Duration::from_millis(50),
     longest_delay: Duration::from_millis(400),
+    renew: Duration::from_millis(500),
 };
 
 pub(crate) struct World<S = Api> {
@@ -46,7 +47,12 @@ impl World {
 
     pub(crate) fn watch_with(api: Api, token_file: Option<PathBuf>) -> World {
         let kubeconfig = api.kubeconfig(token_file.as_deref());
-        World::of(api, &kubeconfig)
+        World::watch_as(api, &kubeconfig)
+    }
+
+    /// A source that has this kubeconfig.
+    pub(crate) fn watch_as(api: Api, kubeconfig: &str) -> World {
+        World::of(api, kubeconfig)
     }
 
     /// A small cluster that has been told.
@@ -67,17 +73,10 @@ impl<S: Server> World<S> {
     }
 
     fn of(api: S, kubeconfig: &str) -> World<S> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config");
-        std::fs::write(&file, kubeconfig).unwrap();
-        let target = Target::Kubeconfig {
-            file: Some(file),
-            context: None,
-        };
-        let access = Arc::new(Access::new(target).unwrap());
+        let (folder, access) = access(kubeconfig);
         World {
             api,
-            watches: Watches::start(access, TIMING),
+            watches: Watches::start(Arc::new(access.unwrap()), TIMING),
             cluster: None,
             strict: true,
             _folder: folder,
@@ -153,9 +152,28 @@ impl<S: Server> World<S> {
     }
 }
 
+/// What a kubeconfig gives, and the folder that it is in.
+pub(crate) fn access(kubeconfig: &str) -> (tempfile::TempDir, Result<Access, AccessError>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let target = Target::Kubeconfig {
+        file: Some(file),
+        context: None,
+    };
+    let access = Access::new(target);
+    (folder, access)
+}
+
 /// An API server with a few objects of every kind.
 pub(crate) async fn small() -> Api {
     let api = Api::start().await;
+    fill(&api).await;
+    api
+}
+
+/// The same with the objects of [`small`].
+pub(crate) async fn filled(api: Api) -> Api {
     fill(&api).await;
     api
 }

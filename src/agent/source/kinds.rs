@@ -124,11 +124,11 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As long as names may be; an object that breaks the rule must not flood the log.
+        // An object that breaks the rules of names must neither flood the log nor write lines of its own into it.
         if let Some(namespace) = &self.namespace {
-            write!(f, "{namespace:.63}/")?;
+            write!(f, "{}/", limits::line(namespace))?;
         }
-        write!(f, "{:.253}", self.name)
+        f.write_str(&limits::line(&self.name))
     }
 }
 
@@ -270,7 +270,8 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
         key: Key::of(&meta)?,
         identity: Identity::of(&meta),
         outcome: Err(Unreadable {
-            message: format!("{error:.300}"),
+            // It may quote all of a value.
+            message: limits::line(&error.to_string()),
             salvaged: K::salvage(text),
         }),
         doubts: Vec::new(),

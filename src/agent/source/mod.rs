@@ -6,17 +6,26 @@
 //! Commands that answer one question list everything once (`snapshot`).
 
 mod access;
+mod complaints;
+mod credentials;
 mod intern;
 mod kinds;
 mod limits;
 mod page;
 mod partial;
+mod plugin;
+mod proxy;
+mod reason;
 mod salvage;
 mod shared;
 mod snapshot;
 mod store;
 mod transport;
 mod watch;
+mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -31,6 +40,7 @@ use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
 pub use kinds::{Identity, Resource};
+pub(crate) use reason::reason;
 pub use shared::{Health, Unreadable};
 pub use snapshot::{Count, Remark, Snapshot, SnapshotError, Wanted, snapshot};
 
@@ -56,6 +66,8 @@ pub struct Timing {
     pub first_delay: Duration,
     /// The longest delay.
     pub longest_delay: Duration,
+    /// How old credentials must be to be read again when there is no connection: it may be the certificates.
+    pub renew: Duration,
 }
 
 impl Default for Timing {
@@ -68,6 +80,7 @@ impl Default for Timing {
             long: Duration::from_secs(5),
             first_delay: Duration::from_secs(1),
             longest_delay: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
         }
     }
 }
@@ -196,15 +209,8 @@ impl Known {
 
 fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
     let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
-    let shared = shared.clone();
     tasks.spawn(async move {
-        let mut task = JoinSet::new();
-        task.spawn(watch.run());
-        let ended = task.join_next().await;
-        shared.note(K::RESOURCE, |health| {
-            health.failing_since.get_or_insert_with(Instant::now);
-            health.error = Some(format!("the watch has ended: {ended:?}"));
-        });
+        watch.run().await;
         K::RESOURCE
     });
 }

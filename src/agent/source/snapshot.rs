@@ -16,9 +16,10 @@ use super::Timing;
 use super::access::Access;
 use super::intern::Pool;
 use super::kinds::{Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
-use super::page::{self, ListMeta};
+use super::page;
 use super::transport::{self, Failure};
 use super::watch::REFUSED_AGE;
+use super::wire::ListMeta;
 use crate::agent::backoff::Backoff;
 
 pub use error::SnapshotError;

@@ -24,6 +24,8 @@ struct Held<K: Watched> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
+    /// Whether it has been told, for certain.
+    told: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
@@ -82,6 +84,11 @@ impl<K: Watched> Store<K> {
     /// Whether there is such an object, readable or not.
     pub(super) fn knows(&self, key: &Key) -> bool {
         self.held.contains_key(key) || self.invalid.contains_key(key)
+    }
+
+    /// Something has gone wrong between here and the loop: all that is held is told again when it comes again.
+    pub(super) fn distrust(&mut self) {
+        self.held.values_mut().for_each(|held| held.told = false);
     }
 
     /// An object was added or changed.
@@ -157,6 +164,7 @@ impl<K: Watched> Store<K> {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: false,
+                    told: true,
                 };
                 let complaint = odd.map(|Oddity { message, remedy }| Complaint {
                     key: key.clone(),
@@ -175,6 +183,7 @@ impl<K: Watched> Store<K> {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: true,
+                    told: true,
                 };
                 (Some(held), remedy)
             }
@@ -191,7 +200,7 @@ impl<K: Watched> Store<K> {
     }
 
     fn differs(&self, key: &Key, new: &Held<K>) -> bool {
-        let same = |held: &Held<K>| held.salvaged == new.salvaged && held.object == new.object;
+        let same = |held: &Held<K>| held.told && held.salvaged == new.salvaged && held.object == new.object;
         !self.held.get(key).is_some_and(same)
     }
 
@@ -203,7 +212,7 @@ impl<K: Watched> Store<K> {
         let object = new.object.clone();
         let before = self.held.insert(key, new);
         // Equal but for having been salvaged: nobody else cares.
-        if before.is_some_and(|before| before.object == object) {
+        if before.is_some_and(|before| before.told && before.object == object) {
             return None;
         }
         Some(K::event(object))

@@ -98,7 +98,8 @@ pub(super) struct State {
     /// Watches of earlier generations are cut.
     pub(super) generation: u64,
     pub(super) bookmark_every: Duration,
-    pub(super) token: Option<String>,
+    /// Values of the header `Authorization`; none means that nobody asks.
+    pub(super) authorized: Vec<String>,
 }
 
 type Name = (String, String);
@@ -129,7 +130,7 @@ impl Default for State {
             held: BTreeSet::new(),
             generation: 0,
             bookmark_every: Duration::from_secs(1),
-            token: None,
+            authorized: Vec::new(),
         }
     }
 }
