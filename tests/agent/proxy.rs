@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::api::{Api, Authority, Kind};
 use super::cluster::{fill, policy, runtime};
@@ -28,7 +30,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start() -> Self {
+    async fn start(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let proxy = Proxy {
             address: listener.local_addr().expect("address"),
@@ -37,7 +39,13 @@ impl Proxy {
         let asked = proxy.asked.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(tunnel(stream, asked.clone()));
+                let (asked, tls) = (asked.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => tunnel(stream, asked).await,
+                        Some(tls) => tunnel(TlsAcceptor::from(tls).accept(stream).await.ok()?, asked).await,
+                    }
+                });
             }
         });
         proxy
@@ -48,7 +56,7 @@ impl Proxy {
     }
 }
 
-async fn tunnel(mut client: TcpStream, asked: Arc<Mutex<BTreeSet<String>>>) -> Option<()> {
+async fn tunnel(mut client: impl AsyncRead + AsyncWrite + Unpin, asked: Arc<Mutex<BTreeSet<String>>>) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.ok()?);
@@ -89,7 +97,7 @@ impl Setup {
         let api = runtime.block_on(Api::start_tls("127.0.0.1:0", serving));
         fill(&api);
         api.set_token(Some(TOKEN));
-        let proxy = runtime.block_on(Proxy::start());
+        let proxy = runtime.block_on(Proxy::start(None));
         Setup {
             runtime,
             api,

@@ -137,6 +137,17 @@ async fn a_token_may_stand_in_the_kubeconfig_and_in_a_file() {
 }
 
 #[tokio::test]
+async fn user_and_password_are_sent() {
+    let authority = Authority::new();
+    let api = behind(&authority.server(&["127.0.0.1"])).await;
+    // `me:secret`.
+    api.set_authorized(vec!["Basic bWU6c2VjcmV0".to_owned()]);
+    let cluster = json!({"certificate-authority-data": data(authority.pem())});
+    let kubeconfig = api.kubeconfig_of(cluster, json!({"username": "me", "password": "secret"}));
+    World::watch_as(api, &kubeconfig).converge().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_told_with_its_file() {
     let files = Files::new();
     let api = Api::start().await;

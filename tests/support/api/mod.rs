@@ -253,8 +253,12 @@ impl Api {
 
     /// Only requests with one of these bearer tokens are served; with none, all are.
     pub(crate) fn set_tokens(&self, tokens: &[&str]) {
-        let tokens = tokens.iter().map(|token| format!("Bearer {token}")).collect();
-        self.inner.change(|state| state.authorized = tokens);
+        self.set_authorized(tokens.iter().map(|token| format!("Bearer {token}")).collect());
+    }
+
+    /// Only requests whose header `Authorization` is one of these are served; with none, all are.
+    pub(crate) fn set_authorized(&self, values: Vec<String>) {
+        self.inner.change(|state| state.authorized = values);
     }
 
     /// All calls so far.
