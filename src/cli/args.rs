@@ -207,6 +207,9 @@ pub(crate) struct AgentArgs {
     /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
     #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
     pub(crate) deny_action: DenyAction,
+    /// What becomes of packets from or to an address of this node's podCIDRs that no pod in the API has (yet)
+    #[arg(long, value_enum, default_value_t = UnknownPods::Allow, value_name = "ACTION")]
+    pub(crate) unknown_pods: UnknownPods,
     /// Bits of the connection mark (ct mark) that nobody else uses, such as 0xffff0000: packets of connections that have been
     /// judged pass by them at once
     #[arg(long, value_name = "MASK")]
@@ -315,6 +318,15 @@ pub(crate) enum DenyAction {
     Drop,
     /// A TCP reset, or ICMP "administratively prohibited"
     Reject,
+}
+
+/// What becomes of packets of pods that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnknownPods {
+    /// They are judged like those of any other address
+    Allow,
+    /// They are dropped
+    Drop,
 }
 
 /// The forms of `compile`.

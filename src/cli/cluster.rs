@@ -149,6 +149,11 @@ fn read(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, String)> {
 }
 
 async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, String)> {
+    if matches!(target, Target::Kubeconfig { file: None, .. }) && !has_kubeconfig() {
+        anyhow::bail!(
+            "there is no kubeconfig (KUBECONFIG is not set, and there is no ~/.kube/config): name one with --kubeconfig FILE"
+        );
+    }
     let access = Access::new(target.clone())?;
     let server = &access.info().server;
     let (seen, mut progress) = (Count::default(), Progress::new());

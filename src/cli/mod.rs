@@ -37,7 +37,7 @@ use policy_compiler::table::PodIndex;
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
     DenyAction, DiffArgs, DiffOutput, ExplainArgs, Manifests, MatrixArgs, MatrixOutput, Mode, PreflightArgs,
-    StatusArgs, TestArgs, TestOutput, TextOrJson,
+    StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
 };
 use cluster::Known;
 use diff::Diff;
@@ -222,6 +222,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
             verified: args.verified_mark,
+            unknown_pods: match args.unknown_pods {
+                UnknownPods::Allow => nft::UnknownPods::Allow,
+                UnknownPods::Drop => nft::UnknownPods::Drop,
+            },
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -245,8 +249,9 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
     };
+    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
     let report = |record: &[nft::Denial], known: &Known| {
-        denied::Report::new(record, known.cluster(), &filter, std::time::SystemTime::now())
+        denied::Report::new(record, known.cluster(), unknown, &filter, std::time::SystemTime::now())
     };
     if !args.watch {
         let report = report(&record, &known);

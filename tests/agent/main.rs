@@ -1,6 +1,7 @@
 //! The agent as users run it: the real program, a folder of manifests, and the nftables of a network namespace that holds
 //! nothing else.
 
+mod announce;
 #[path = "../support/api/mod.rs"]
 #[allow(
     dead_code,
@@ -8,9 +9,27 @@
     reason = "other tests use the rest; it may panic on what it did not expect"
 )]
 mod api;
+#[path = "../support/canonical.rs"]
+mod canonical;
+#[path = "../support/chaos.rs"]
+#[allow(clippy::unwrap_used, reason = "it may panic on what it did not expect")]
+mod chaos;
 mod cluster;
 mod denied;
+mod held;
+#[path = "../support/objects.rs"]
+mod objects;
 mod preflight;
+mod privileges;
+#[path = "../support/server.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "other tests use the rest; it may panic on what it did not expect"
+)]
+mod server;
+mod soak;
+mod storm;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -98,7 +117,14 @@ fn the_kernel_follows_the_folder() {
         assert_eq!(enforced["table"]["rules"], objects("rule").len());
         assert_eq!(enforced["table"]["sets"], objects("set").len() + objects("map").len());
         assert!(status["lastApply"]["operations"].as_u64() > Some(10), "{status}");
-        assert!(status["lagSeconds"].as_f64().is_some_and(|lag| lag < 60.0), "{status}");
+        assert!(
+            status["heldSecondsAgo"].as_f64().is_some_and(|ago| ago < 60.0),
+            "{status}"
+        );
+        assert_eq!(status["lastApply"]["lagSeconds"], Value::Null, "no event was followed");
+        let rules = format!("palisade_rules {}", enforced["table"]["rules"]);
+        assert!(agent.metric(&rules), "{rules}");
+        assert!(agent.metric("palisade_groups{direction=\"ingress\"} 1"));
 
         // An editor's way: written beside it, then renamed.
         fs::write(folder.file(".policy.yaml.swp"), policy("9090")).expect("write");
@@ -356,8 +382,12 @@ impl Agent {
 
     #[track_caller]
     fn with(arguments: &[String], log: PathBuf) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(arguments)
+        Agent::run(Command::new(PROGRAM).args(arguments), log)
+    }
+
+    #[track_caller]
+    fn run(command: &mut Command, log: PathBuf) -> Self {
+        let mut child = command
             .stderr(fs::File::create(&log).expect("log"))
             .spawn()
             .expect("started");

@@ -25,12 +25,13 @@ use std::time::{Duration, Instant};
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::policy::PolicyName;
 use tokio::task::JoinSet;
 use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
-pub use kinds::Resource;
-pub use shared::Health;
+pub use kinds::{Identity, Resource};
+pub use shared::{Health, Unreadable};
 pub use snapshot::{Count, Remark, Snapshot, SnapshotError, Wanted, snapshot};
 
 use kinds::{Namespaces, Nodes, Pods, Policies, Watched};
@@ -143,6 +144,17 @@ impl Watches {
         Waiting(self.shared.clone())
     }
 
+    /// What is known beside the cluster.
+    pub(in crate::agent) fn known(&self) -> Known {
+        Known(self.shared.clone())
+    }
+
+    /// The first thousand policies that are not in force as they are written, by name; those left out of which the API server does
+    /// not say who they are.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.shared.unreadable()
+    }
+
     /// How the watches fare.
     pub fn health(&self) -> BTreeMap<Resource, Health> {
         self.shared.health()
@@ -164,6 +176,21 @@ impl Waiting {
             Taken::Events(events, since) => Some((events, since)),
             Taken::Ready(_) => None,
         }
+    }
+}
+
+/// What the watches know beside the cluster, for whoever writes to the API server.
+pub(in crate::agent) struct Known(Arc<Shared>);
+
+impl Known {
+    /// As [`Watches::unreadable`].
+    pub(in crate::agent) fn unreadable(&self) -> Vec<Unreadable> {
+        self.0.unreadable()
+    }
+
+    /// Who a policy is, if the API server has said.
+    pub(in crate::agent) fn identity(&self, policy: &PolicyName) -> Option<Identity> {
+        self.0.identity(policy)
     }
 }
 

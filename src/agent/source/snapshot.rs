@@ -14,9 +14,10 @@ use policy_compiler::labels::Name;
 use super::Timing;
 use super::access::Access;
 use super::intern::Pool;
-use super::kinds::{Key, Kind, Namespaces, Nodes, Pods, Policies, Read, Resource, Services};
+use super::kinds::{Key, Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
 use super::page::{self, ListMeta};
 use super::transport::{self, Failure};
+use super::watch::REFUSED_AGE;
 use crate::agent::backoff::Backoff;
 
 pub use error::SnapshotError;
@@ -26,6 +27,9 @@ const TRIES: u32 = 4;
 
 /// How often a page is asked for while there is no connection: somebody waits for the answer.
 const CONNECTIONS: u32 = 2;
+
+/// How often it is asked for with credentials that it does not know.
+const CREDENTIALS: u32 = 2;
 
 /// How often a list begins anew because the API server has forgotten how it stood.
 const BEGINNINGS: u32 = 3;
@@ -160,7 +164,10 @@ impl<K: Kind> Default for Listed<K> {
 
 impl<K: Kind> Listed<K> {
     fn add(&mut self, read: Option<Read<K::Object>>) {
-        let Some(Read { key, outcome, doubts }) = read else {
+        let Some(Read {
+            key, outcome, doubts, ..
+        }) = read
+        else {
             self.remarks.nameless += 1;
             return;
         };
@@ -169,7 +176,12 @@ impl<K: Kind> Listed<K> {
             self.remarks.add(kind, &key, Some(doubt.path), doubt.message);
         }
         match outcome {
-            Ok(object) => self.objects.push(object),
+            Ok((object, odd)) => {
+                self.objects.push(object);
+                if let Some(Oddity { message, remedy }) = odd {
+                    self.remarks.add(kind, &key, None, format!("{message}; {remedy}"));
+                }
+            }
             Err(unreadable) => {
                 let message = format!("{}; {}", unreadable.message, unreadable.remedy());
                 self.remarks.add(kind, &key, None, message);
@@ -279,7 +291,7 @@ async fn patiently<K: Kind>(
     token: Option<&str>,
 ) -> Result<Vec<u8>, Failure> {
     let mut backoff = Backoff::new(timing.first_delay, timing.longest_delay);
-    let mut tries = 1;
+    let (mut busy, mut unknown, mut cut) = (0, 0, 0);
     loop {
         let client = access.client();
         let token = token.map(str::to_owned);
@@ -287,19 +299,20 @@ async fn patiently<K: Kind>(
             Ok(text) => return Ok(text),
             Err(failure) => failure,
         };
-        let most = match &failure {
-            Failure::Refused { code: 429 | 500.., .. } => TRIES,
-            Failure::Refused { code: 401, .. } | Failure::Connection(_) => CONNECTIONS,
-            _ => 1,
+        let (tries, most) = match &failure {
+            Failure::Refused { code: 429 | 500.., .. } => (&mut busy, TRIES),
+            Failure::Refused { code: 401, .. } => (&mut unknown, CREDENTIALS),
+            Failure::Connection(_) => (&mut cut, CONNECTIONS),
+            _ => return Err(failure),
         };
-        if tries >= most {
+        *tries += 1;
+        if *tries >= most {
             return Err(failure);
         }
-        tries += 1;
         let wish = failure.retry_after().unwrap_or_default().min(LONGEST_WISH);
         if failure.is_unauthorized() {
             // They may have expired while the list came in.
-            access.renew(Duration::ZERO).await;
+            access.renew(REFUSED_AGE).await;
         }
         tokio::time::sleep(backoff.delay().max(wish)).await;
     }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
-use super::kinds::{Identity, Key, Read, Watched, read};
+use super::kinds::{Bare, Key, Read, Watched, read};
 use super::page::{self, ListMeta};
 use super::partial::Meta;
 use super::shared::Shared;
@@ -34,7 +34,7 @@ const TOLD_AT_ONCE: usize = 20;
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
 /// How old credentials must be to be read again when they are refused, and when there is no connection.
-const REFUSED_AGE: Duration = Duration::from_secs(1);
+pub(super) const REFUSED_AGE: Duration = Duration::from_secs(1);
 const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
 
 /// The annotation of the bookmark that ends the objects that were there at the start.
@@ -174,7 +174,7 @@ impl<K: Watched> Watch<K> {
         let (objects, metadata) = page::read::<K>(text, &mut self.store.pool)?;
         for object in objects {
             match object {
-                Some(read) => complaints.extend(self.store.list(listing, read)),
+                Some(read) => complaints.extend(self.take_in(listing, read)),
                 None => complaints.nameless += 1,
             }
         }
@@ -219,7 +219,7 @@ impl<K: Watched> Watch<K> {
             match &mut listing {
                 None => self.apply(change),
                 Some(listing) => match change {
-                    Change::Put(Some(read), _) => complaints.extend(self.store.list(listing, read)),
+                    Change::Put(Some(read), _) => complaints.extend(self.take_in(listing, read)),
                     Change::Put(None, _) => complaints.nameless += 1,
                     Change::Gone(Some(key), _) => Store::<K>::unlist(listing, &key),
                     Change::Gone(None, _) | Change::Bookmark(_) => {}
@@ -244,11 +244,11 @@ impl<K: Watched> Watch<K> {
         }
         let Line { what, object } = raw().map_err(nonsense)?;
         let text = object.get().as_bytes();
-        let identity = || serde_json::from_str::<Identity>(object.get());
-        let version = || identity().ok().and_then(|i| i.meta().resource_version);
+        let bare = || serde_json::from_str::<Bare>(object.get());
+        let version = || bare().ok().and_then(|b| b.meta().resource_version);
         match what {
             What::Added | What::Modified => Ok(Change::Put(page::object::<K>(text, &mut self.store.pool), version())),
-            What::Deleted => Ok(Change::Gone(identity().ok().and_then(|i| i.key()), version())),
+            What::Deleted => Ok(Change::Gone(bare().ok().and_then(|b| b.key()), version())),
             What::Bookmark => Ok(Change::Bookmark(version().unwrap_or_default())),
             What::Error => {
                 let status: Status = serde_json::from_slice(text).map_err(nonsense)?;
@@ -257,9 +257,16 @@ impl<K: Watched> Watch<K> {
         }
     }
 
+    /// An object of a list.
+    fn take_in(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
+        self.shared.identify(K::RESOURCE, &read);
+        self.store.list(listing, read)
+    }
+
     fn apply(&mut self, change: Change<K>) {
         let (event, complaint, version): (Option<Event>, _, _) = match change {
             Change::Put(Some(read), version) => {
+                self.shared.identify(K::RESOURCE, &read);
                 let (event, complaint) = self.store.put(read);
                 (event, complaint, version)
             }
@@ -270,7 +277,11 @@ impl<K: Watched> Watch<K> {
                 );
                 (None, None, version)
             }
-            Change::Gone(key, version) => (key.and_then(|key| self.store.remove(&key)), None, version),
+            Change::Gone(Some(key), version) => {
+                self.shared.forget(K::RESOURCE, &key);
+                (self.store.remove(&key), None, version)
+            }
+            Change::Gone(None, version) => (None, None, version),
             Change::Bookmark(version) => (None, None, Some(version)),
         };
         if let Some(version) = version.filter(|v| !v.is_empty()) {
@@ -285,6 +296,7 @@ impl<K: Watched> Watch<K> {
 
     fn finish(&mut self, listing: Listing<K>, complaints: Complaints, version: String) {
         let events = self.store.finish(listing);
+        self.shared.keep_only(K::RESOURCE, |key| self.store.knows(key));
         complaints.tell(K::RESOURCE.kind());
         debug!(resource = %K::RESOURCE, objects = self.store.len(), changes = events.len(), "listed");
         self.version = Some(version);
@@ -300,7 +312,7 @@ impl<K: Watched> Watch<K> {
         self.shared.note(K::RESOURCE, |health| health.events += 1);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let failed = self.shared.note(K::RESOURCE, |health| {
             health.heard = Some(Instant::now());
             health.objects = self.store.len();
@@ -309,8 +321,8 @@ impl<K: Watched> Watch<K> {
         if let Some(since) = failed {
             info!(resource = %K::RESOURCE, "watching again after {} s", since.elapsed().as_secs());
         }
-        if self.shared.note(K::RESOURCE, |health| health.invalid) + self.store.invalid().len() > 0 {
-            self.shared.complain(K::RESOURCE, self.store.invalid().iter());
+        if let Some(invalid) = self.store.invalid() {
+            self.shared.complain(K::RESOURCE, invalid);
         }
     }
 
@@ -387,8 +399,8 @@ impl Complaints {
 }
 
 fn tell(kind: &str, complaint: &Complaint) {
-    let Complaint { key, message, remedy } = complaint;
-    warn!("{kind} {key}: {message}; {remedy}");
+    let Complaint { key, wrong } = complaint;
+    warn!("{kind} {key}: {}; {}", wrong.message, wrong.remedy);
 }
 
 #[derive(Deserialize)]

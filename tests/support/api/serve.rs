@@ -81,15 +81,14 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
 
 fn target(path: &str) -> Option<Target> {
     let path = path.trim_matches('/');
-    let (core, rest) = match path.strip_prefix("api/v1/") {
-        Some(rest) => (true, rest),
-        None => (false, path.strip_prefix("apis/networking.k8s.io/v1/")?),
+    let (group, rest) = match path.strip_prefix("api/v1/") {
+        Some(rest) => ("", rest),
+        None => path.strip_prefix("apis/")?.split_once("/v1/")?,
     };
     let kind = |plural: &str| {
-        Kind::ALL
+        Kind::SERVED
             .into_iter()
-            .chain([Kind::Service])
-            .find(|k| k.plural() == plural && core == (k.group().is_empty()))
+            .find(|k| k.plural() == plural && k.group() == group)
     };
     let target = |kind, namespace: &str, name: Option<&str>, status| Target {
         kind,
