@@ -3,7 +3,7 @@
 //! change at a time, under a rolling update, in a storm), CPU and memory.
 //!
 //! ```text
-//! cargo bench --bench agent [-- --pods N] [--json PATH] [--quick]
+//! cargo bench --bench agent [-- --pods N] [--json PATH] [--agent PROGRAM] [--quick]
 //! ```
 //!
 //! prints two tables and writes `target/bench/agent.json`. It needs root, for the namespace. The API server and whoever measures keep
@@ -22,7 +22,7 @@ mod server;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -37,27 +37,6 @@ use report::{Delays, Phase, Report, Start};
 /// Nothing takes so long when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long each phase is.
-struct Plan {
-    quiet: usize,
-    single: usize,
-    roll: usize,
-    storm: usize,
-}
-
-const FULL: Plan = Plan {
-    quiet: 60,
-    single: 400,
-    roll: 30,
-    storm: 10,
-};
-const QUICK: Plan = Plan {
-    quiet: 15,
-    single: 100,
-    roll: 10,
-    storm: 5,
-};
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if args.first().is_some_and(|first| first == "serve") {
@@ -68,12 +47,17 @@ fn main() {
             .position(|a| a == name)
             .and_then(|at| args.get(at + 1).cloned())
     };
-    let pods = option("--pods").map_or(50_000, |text| text.parse().unwrap());
     let json = PathBuf::from(option("--json").unwrap_or_else(|| "target/bench/agent.json".to_owned()));
-    let plan = if args.iter().any(|a| a == "--quick") {
-        QUICK
-    } else {
-        FULL
+    let quick = args.iter().any(|a| a == "--quick");
+    let run_of = Run {
+        pods: option("--pods").map_or(50_000, |text| text.parse().unwrap()),
+        phases: if quick {
+            phases(15, 100, 10, 5)
+        } else {
+            phases(60, 400, 30, 10)
+        },
+        program: option("--agent").unwrap_or_else(|| env!("CARGO_BIN_EXE_palisade").to_owned()),
+        folder: json.parent().unwrap().to_owned(),
     };
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
         eprintln!("NOT RUN: agent: needs root, for a network namespace of its own");
@@ -81,128 +65,140 @@ fn main() {
     }
     run("ip", &["link", "set", "lo", "up"]);
     process::keep_to(0);
-    std::fs::create_dir_all(json.parent().unwrap()).unwrap();
-    let report = measure(pods, &plan, json.parent().unwrap());
+    std::fs::create_dir_all(&run_of.folder).unwrap();
+    let report = run_of.measure();
     print!("{}", report.text());
     std::fs::write(&json, serde_json::to_string_pretty(&report.json()).unwrap()).unwrap();
     eprintln!("written to {}", json.display());
 }
 
-fn measure(pods: usize, plan: &Plan, folder: &Path) -> Report {
-    let _ = std::fs::remove_file(folder.join("agent.log"));
-    let (cluster, node) = server::cluster(&server::spec(pods));
-    let local = |pod: &policy_compiler::cluster::Pod| pod.node.as_ref() == Some(&node.name);
-    let mut peers: BTreeSet<IpAddr> = cluster
-        .pods
-        .values()
-        .filter(|p| server::judged(p))
-        .flat_map(|p| p.addresses.clone())
-        .collect();
-    let mut report = Report {
-        pods,
-        policies: cluster.policies.len(),
-        namespaces: cluster.namespaces.len(),
-        nodes: cluster.nodes.len(),
-        local_pods: cluster.pods.values().filter(|pod| local(pod)).count(),
-        peers: peers.len(),
-        ..Report::default()
-    };
-    drop(cluster);
-    eprintln!("the API server takes in {pods} pods");
-    let mut server = Server::start(pods);
-    report.sizes = server.sizes.clone();
-    let agent = start(
-        &mut server,
-        folder,
-        &node.name,
-        "on",
-        &mut report,
-        "an empty kernel, streaming lists",
-    );
-    let monitor = Monitor::start();
-    let mut stage = Stage {
-        agent: &agent,
-        monitor: &monitor,
-        peers: &mut peers,
-    };
+/// What a phase is called, what the API server is told, and what happens once a second meanwhile.
+type Script = (&'static str, String, fn(usize));
 
-    eprintln!("nothing happens for {} s", plan.quiet);
-    server.begin(&format!("quiet {}", plan.quiet));
-    report.phases.push(stage.phase("idle", &mut server, |_| {}));
-    eprintln!("one change at a time");
-    server.begin(&format!("single {} 53", plan.single));
-    report
-        .phases
-        .push(stage.phase("one change at a time", &mut server, |_| {}));
-    eprintln!("a rolling update for {} s", plan.roll);
-    server.begin(&format!("roll 100 {}", plan.roll));
-    report
-        .phases
-        .push(stage.phase("100 pods a second replaced", &mut server, |_| {}));
-    eprintln!("a storm for {} s", plan.storm);
-    server.begin(&format!("storm 1000 {}", plan.storm));
-    report
-        .phases
-        .push(stage.phase("1,000 changes a second", &mut server, |_| {}));
-    eprintln!("another program changes nftables");
-    server.begin(&format!("single {} 53", plan.single));
-    report.phases.push(stage.phase(
-        "one at a time, another program changes nftables each second",
-        &mut server,
-        foreign,
-    ));
-    stage.compare();
-    report.end = agent.memory();
-    report.nft_peak = agent.children_peak();
-    drop(monitor);
-    agent.stop();
-    let again = start(
-        &mut server,
-        folder,
-        &node.name,
-        "off",
-        &mut report,
-        "a table that stands, pages of 500",
-    );
-    again.stop();
-    report
+/// So many seconds without changes, changes one by one, and seconds of the rolling update and of the storm.
+fn phases(quiet: usize, single: usize, roll: usize, storm: usize) -> Vec<Script> {
+    let nothing = |_| {};
+    vec![
+        ("idle", format!("quiet {quiet}"), nothing),
+        ("one change at a time", format!("single {single} 53"), nothing),
+        ("100 pods a second replaced", format!("roll 100 {roll}"), nothing),
+        ("1,000 changes a second", format!("storm 1000 {storm}"), nothing),
+        (
+            "one change at a time, nftables of others changes each second",
+            format!("single {single} 53"),
+            foreign,
+        ),
+        (
+            "idle, nftables of others changes each second",
+            format!("quiet {}", quiet / 2),
+            foreign,
+        ),
+    ]
 }
 
-/// Starts an agent, and tells what that took.
-fn start(
-    server: &mut Server,
-    folder: &Path,
-    node: &str,
-    streaming: &str,
-    report: &mut Report,
-    what: &'static str,
-) -> Agent {
-    server.ask(&format!("streaming {streaming}"));
-    eprintln!("an agent starts: {what}");
-    let wire = process::wire();
-    let agent = Agent::start(folder, &server.url, node);
-    let ready = agent.ready();
-    let (usage, at_ready) = (agent.usage(), agent.memory());
-    let received = usage.wire - wire;
-    // It looks at its table for the first time.
-    sleep(Duration::from_secs(5));
-    report.starts.push(Start {
-        what,
-        ready,
-        usage: Usage {
-            wire: received,
-            ..usage
-        },
-        at_ready,
-        settled: agent.memory(),
-        nft_peak: agent.children_peak(),
-    });
-    agent
+/// What is measured.
+struct Run {
+    pods: usize,
+    phases: Vec<Script>,
+    /// The agent's.
+    program: String,
+    /// Where the agent's log goes.
+    folder: PathBuf,
+}
+
+impl Run {
+    fn measure(&self) -> Report {
+        let _ = std::fs::remove_file(self.folder.join("agent.log"));
+        let (cluster, node) = server::cluster(&server::spec(self.pods));
+        let pods = || cluster.pods.values();
+        let mut peers: BTreeSet<IpAddr> = pods()
+            .filter(|pod| server::judged(pod))
+            .flat_map(|pod| pod.addresses.clone())
+            .collect();
+        let mut report = Report {
+            pods: cluster.pods.len(),
+            policies: cluster.policies.len(),
+            namespaces: cluster.namespaces.len(),
+            nodes: cluster.nodes.len(),
+            local_pods: pods().filter(|pod| pod.node.as_ref() == Some(&node.name)).count(),
+            peers: peers.len(),
+            ..Report::default()
+        };
+        drop(cluster);
+        eprintln!("the API server takes in {} pods", self.pods);
+        let mut server = Server::start(self.pods);
+        report.sizes = server.sizes.clone();
+
+        let agent = self.start(
+            &mut server,
+            &node.name,
+            "on",
+            &mut report,
+            "an empty kernel, streaming lists",
+        );
+        let monitor = Monitor::start();
+        let mut stage = Stage {
+            agent: &agent,
+            monitor: &monitor,
+            peers: &mut peers,
+        };
+        for (what, order, meanwhile) in &self.phases {
+            eprintln!("{what} ({order})");
+            server.begin(order);
+            report.phases.push(stage.phase(what, &mut server, meanwhile));
+        }
+        stage.compare();
+        report.end = agent.memory();
+        report.nft_peak = agent.children_peak();
+        drop(monitor);
+        agent.stop();
+        self.start(
+            &mut server,
+            &node.name,
+            "off",
+            &mut report,
+            "a table that stands, pages of 500",
+        )
+        .stop();
+        report
+    }
+
+    /// Starts an agent, and tells what that took.
+    fn start(
+        &self,
+        server: &mut Server,
+        node: &str,
+        streaming: &str,
+        report: &mut Report,
+        what: &'static str,
+    ) -> Agent {
+        server.ask(&format!("streaming {streaming}"));
+        eprintln!("an agent starts over {what}");
+        let wire = process::wire();
+        let agent = Agent::start(&self.program, &self.folder, &server.url, node);
+        let ready = agent.ready();
+        let (usage, at_ready) = (agent.usage(), agent.memory());
+        let received = usage.wire - wire;
+        // It looks at its table for the first time.
+        sleep(Duration::from_secs(5));
+        report.starts.push(Start {
+            what,
+            ready,
+            usage: Usage {
+                wire: received,
+                ..usage
+            },
+            at_ready,
+            settled: agent.memory(),
+            nft_peak: agent.children_peak(),
+        });
+        agent
+    }
 }
 
 /// Once a second, as kube-proxy in its mode nftables does in a busy cluster.
 fn foreign(at: usize) {
-    let what = if at % 2 == 0 { "add" } else { "delete" };
+    let what = if at % 2 == 1 { "add" } else { "delete" };
     run("nft", &[what, "table", "ip", "somebody-else"]);
 }
 
@@ -225,7 +221,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     /// Waits until the API server has done what it was told, and the kernel knows it all. Meanwhile the agent is looked at as in a
     /// cluster, and `meanwhile` is called once a second.
-    fn phase(&mut self, what: &'static str, server: &mut Server, mut meanwhile: impl FnMut(usize)) -> Phase {
+    fn phase(&mut self, what: &'static str, server: &mut Server, meanwhile: &fn(usize)) -> Phase {
         let (usage, metrics) = (self.agent.usage(), self.agent.metrics());
         self.monitor.take();
         let begin = Instant::now();

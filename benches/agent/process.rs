@@ -145,7 +145,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts it on a core of its own, with its log in a file.
-    pub(crate) fn start(folder: &Path, url: &str, node: &str) -> Agent {
+    pub(crate) fn start(program: &str, folder: &Path, url: &str, node: &str) -> Agent {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": url}}],
             "contexts": [{"name": "c", "context": {"cluster": "c"}}],
@@ -157,7 +157,7 @@ impl Agent {
             .append(true)
             .open(folder.join("agent.log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+        let mut command = Command::new(program);
         command
             .args(["agent", "--node-name", node, "--http-addr", HTTP, "--kubeconfig"])
             .arg(kubeconfig);

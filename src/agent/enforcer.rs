@@ -16,7 +16,7 @@ use policy_compiler::table::Table;
 use thiserror::Error;
 
 use super::verified::{Step, Verified};
-use crate::nft::transaction::OperationError;
+use crate::nft::transaction::{Operation, OperationError};
 use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
 
 /// Enforces policy on one node.
@@ -32,7 +32,7 @@ pub struct Enforcer<K> {
     /// Whether the kernel holds what was wanted before `pending`, as far as is known; if not, the next transaction replaces the
     /// whole table.
     held: bool,
-    /// What the table looked like after the last transaction of our own.
+    /// What is known of the table in the kernel; none when anybody may have changed it.
     seen: Option<Seen>,
     /// Which connections pass by their mark.
     verified: Verified,
@@ -54,10 +54,15 @@ struct Here {
     pods: BTreeMap<PodName, bool>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The table as it was last listed, and what transactions of our own have made of it since.
+#[derive(Debug)]
 struct Seen {
-    /// A digest of all rules.
-    rules: u64,
+    /// A digest of the rules of each chain, as the kernel shows them; none of a chain that we have changed since.
+    rules: BTreeMap<String, u64>,
+    /// Whether there are such chains.
+    unlearned: bool,
+    /// Whether we have changed anything since.
+    followed: bool,
     generation: Option<u32>,
 }
 
@@ -207,7 +212,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         // Before anything can fail, so that whoever tries again brings the whole.
         self.held = false;
-        self.seen = None;
+        let seen = self.seen.take();
         let mut transaction = pending?;
         let before = self.verified.marks();
         let marks = self.verified.judge();
@@ -222,7 +227,7 @@ impl<K: Kernel> Enforcer<K> {
             }
         }
         let start = Instant::now();
-        self.kernel.apply(&transaction)?;
+        self.seen = followed(&self.kernel, seen, &transaction)?;
         self.held = true;
         Ok(Applied {
             changed: true,
@@ -270,11 +275,11 @@ impl<K: Kernel> Enforcer<K> {
         match self.verified.next(Instant::now()) {
             Step::Nothing => return Ok(false),
             Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
-            Step::Apply(marks) => match self.kernel.apply(&marks.transaction()?) {
-                Ok(()) => {
+            Step::Apply(marks) => match followed(&self.kernel, self.seen.take(), &marks.transaction()?) {
+                Ok(seen) => {
                     wanted.renderer.mark(marks);
                     self.verified.applied(marks);
-                    self.seen = None;
+                    self.seen = seen;
                 }
                 Err(error @ KernelError::Refused(_)) => {
                     self.verified.refused(&error, Instant::now());
@@ -342,17 +347,24 @@ impl<K: Kernel> Enforcer<K> {
         self.commit()
     }
 
-    /// Whether anybody may have changed the table since it was last compared with what it should be, ourselves included.
-    /// Cheap; [`drift`](Self::drift) then tells.
+    /// Whether anybody else may have changed the table since it was last compared with what it should be. Cheap;
+    /// [`drift`](Self::drift) then tells.
     pub fn is_touched(&self) -> bool {
         let generation = self.kernel.generation();
-        generation.is_none() || self.seen.is_none_or(|seen| seen.generation != generation)
+        generation.is_none() || self.seen.as_ref().is_none_or(|seen| seen.generation != generation)
+    }
+
+    /// Whether transactions of our own have changed the table since it was last compared with what it should be. Nobody doubts
+    /// them, but nobody has looked.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.seen.as_ref().is_none_or(|seen| seen.followed)
     }
 
     /// In which respect the kernel's table is not what it should be, if somebody else has changed it.
     ///
     /// The kernel does not show rules as they were written, so they are compared with what they looked like at the first
-    /// call after a transaction; call it soon. Everything else is compared with what it should be.
+    /// call, or [`learn`](Self::learn), after a transaction that changed them; call one of them soon. Everything else is compared with what
+    /// it should be.
     pub fn drift(&mut self) -> Result<Option<String>, ApplyError> {
         let (true, Some(wanted)) = (self.held, &self.wanted) else {
             return Ok(None);
@@ -370,15 +382,72 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(difference) = listing.difference(wanted) {
             return Ok(Some(difference));
         }
-        let mut hasher = DefaultHasher::new();
-        listing.chains.hash(&mut hasher);
-        let rules = hasher.finish();
-        if self.seen.is_some_and(|seen| seen.rules != rules) {
+        let rules = digests(&listing.chains);
+        let differs = |(chain, digest): (&String, &u64)| rules.get(chain).is_some_and(|now| now != digest);
+        if self.seen.iter().flat_map(|seen| &seen.rules).any(differs) {
             return Ok(Some("a rule is not what it was".to_owned()));
         }
-        self.seen = Some(Seen { rules, generation });
+        self.seen = Some(Seen {
+            rules,
+            unlearned: false,
+            followed: false,
+            generation,
+        });
         Ok(None)
     }
+
+    /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift): the
+    /// rules alone, and not the elements.
+    pub fn learn(&mut self) -> Result<(), ApplyError> {
+        let Some(seen) = self.seen.as_mut().filter(|seen| seen.unlearned) else {
+            return Ok(());
+        };
+        let chains = self.kernel.rules()?;
+        // Changed by somebody else in the meantime: the next look is at the whole table.
+        if self.kernel.generation() != seen.generation {
+            return Ok(());
+        }
+        for (chain, digest) in digests(&chains.unwrap_or_default()) {
+            seen.rules.entry(chain).or_insert(digest);
+        }
+        seen.unlearned = false;
+        Ok(())
+    }
+}
+
+/// Applies a transaction to a table of which this was known, and tells what is known of it then: when the kernel's number has risen
+/// by our own steps alone, all that was known and was not changed.
+fn followed<K: Kernel>(kernel: &K, seen: Option<Seen>, transaction: &Transaction) -> Result<Option<Seen>, KernelError> {
+    let before = kernel.generation();
+    kernel.apply(transaction)?;
+    let Some(mut seen) = seen.filter(|seen| before.is_some() && seen.generation == before) else {
+        return Ok(None);
+    };
+    let steps = transaction.steps().count();
+    // The number is never 0: there an order of ours counts for another's, and the table is looked at once more.
+    let ours = before.and_then(|before| before.checked_add(u32::try_from(steps).ok()?));
+    if ours != kernel.generation() {
+        return Ok(None);
+    }
+    for chain in transaction.steps().flatten().filter_map(Operation::chain) {
+        seen.rules.remove(&chain.to_string());
+        seen.unlearned = true;
+    }
+    seen.followed = true;
+    seen.generation = ours;
+    Ok(Some(seen))
+}
+
+fn digests(chains: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, u64> {
+    let digest = |rules: &Vec<String>| {
+        let mut hasher = DefaultHasher::new();
+        rules.hash(&mut hasher);
+        hasher.finish()
+    };
+    chains
+        .iter()
+        .map(|(name, rules)| (name.clone(), digest(rules)))
+        .collect()
 }
 
 impl Here {

@@ -33,6 +33,9 @@ pub const READ_EVERY: Duration = Duration::from_secs(30);
 /// microseconds); only when some table has changed since, nft lists ours.
 pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long transactions of our own go on being trusted before the whole table is looked at. Nothing says that they should not be.
+const CONFIRM_EVERY: Duration = Duration::from_secs(300);
+
 /// Listing a large table takes long, and so does reading many manifests. Each is done so seldom, when nothing tells that it
 /// is worth it, that it takes one part in so many of the time.
 const SHARE: u32 = 20;
@@ -93,6 +96,8 @@ pub struct Reconciler<R, K> {
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
+    /// When the table was last listed.
+    listed_at: Instant,
     /// When all listings so far have had their share of the time; not before then is the table listed again.
     list_at: Instant,
     repaired_at: Option<Instant>,
@@ -127,6 +132,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
+            listed_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
             unmarked: None,
@@ -399,11 +405,18 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             return self.settle(Err(error));
         }
         if !self.enforcer.is_touched() {
-            return self.shared.metrics.succeeded_now();
+            if let Err(error) = self.enforcer.learn() {
+                return self.settle(Err(error));
+            }
+            self.shared.metrics.succeeded_now();
+            if !self.enforcer.is_unconfirmed() || self.listed_at.elapsed() < CONFIRM_EVERY {
+                return;
+            }
         }
         if Instant::now() < self.list_at {
             return;
         }
+        self.listed_at = Instant::now();
         let start = Instant::now();
         let drift = self.enforcer.drift();
         let took = start.elapsed();

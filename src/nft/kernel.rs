@@ -1,6 +1,7 @@
 //! The narrow way to the kernel: apply a transaction, read the own table back, remove it. [`Nft`] does it by the nft
 //! program, which takes JSON on its standard input; [`super::fake::Fake`] does it in memory.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,11 @@ pub trait Kernel {
 
     /// The content of the table; none when there is no table.
     fn read(&self) -> Result<Option<Listing>, KernelError>;
+
+    /// The rules of each chain, as [`read`](Self::read) shows them; none when there is no table.
+    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, KernelError> {
+        Ok(self.read()?.map(|listing| listing.chains))
+    }
 
     /// Removes the table, if there is one.
     fn delete(&self) -> Result<(), KernelError>;
@@ -171,7 +177,11 @@ impl Nft {
 
     /// The answer to `nft -j list`; none when there is no such thing.
     pub(super) fn list(&self, what: &[&str]) -> Result<Option<String>, KernelError> {
-        let output = self.run(&[&["-j", "list"], what].concat(), String::new())?;
+        self.list_with(&["-j"], what)
+    }
+
+    fn list_with(&self, options: &[&str], what: &[&str]) -> Result<Option<String>, KernelError> {
+        let output = self.run(&[options, &["list"], what].concat(), String::new())?;
         if output.status.success() {
             return Ok(Some(output.stdout));
         }
@@ -212,6 +222,12 @@ impl Kernel for Nft {
         let listed = self.list(&["table", TABLE_FAMILY, TABLE])?;
         let listing = listed.map(|json| Listing::parse(&json)).transpose();
         listing.map_err(KernelError::Answer)
+    }
+
+    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, KernelError> {
+        let listed = self.list_with(&["-j", "--terse"], &["table", TABLE_FAMILY, TABLE])?;
+        let listing = listed.map(|json| Listing::parse(&json)).transpose();
+        Ok(listing.map_err(KernelError::Answer)?.map(|listing| listing.chains))
     }
 
     fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
@@ -291,7 +307,7 @@ fn reader(pipe: Option<impl Read + Send + 'static>, ending: mpsc::Sender<()>) ->
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = ending.send(());
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     })
 }
 
