@@ -349,9 +349,16 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Whether anybody else may have changed the table since it was last compared with what it should be. Cheap;
     /// [`drift`](Self::drift) then tells.
-    pub fn is_touched(&self) -> bool {
+    pub fn is_touched(&mut self) -> bool {
+        // Asked first, and also when nothing has happened: what the kernel tells must be read, lest it be lost.
+        let spared = |known| self.kernel.spared(known);
+        let known = self.seen.as_ref().and_then(|seen| seen.generation);
+        let spared = known.and_then(spared);
+        let Some(seen) = &mut self.seen else { return true };
+        // They were transactions about other tables.
+        seen.generation = spared.max(seen.generation);
         let generation = self.kernel.generation();
-        generation.is_none() || self.seen.as_ref().is_none_or(|seen| seen.generation != generation)
+        generation.is_none() || seen.generation != generation
     }
 
     /// Whether transactions of our own have changed the table since it was last compared with what it should be. Nobody doubts

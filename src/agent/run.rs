@@ -133,11 +133,11 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => info!("SIGINT"),
         }
     });
-    let enforcer = Enforcer::new(options.node, options.settings, kernel);
+    let enforcer = Enforcer::new(options.node.clone(), options.settings, kernel);
     let bridges = Bridges::new(options.bridges);
     match (&options.source, access) {
         (Source::Cluster(_), Some(access)) => {
-            let watches = Watches::start(Arc::new(access), Timing::default());
+            let watches = Watches::of_node(Arc::new(access), Timing::default(), options.node);
             if let Some((live, mut changes)) = live::start(watches, &shared, &mut stop).await {
                 let mut reconciler = Reconciler::new(live, enforcer, shared).with_bridges(bridges);
                 // A snapshot can always be read; what nft refuses is tried again.

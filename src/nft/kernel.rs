@@ -16,6 +16,7 @@ use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
 use super::marks::MarkMask;
+use super::monitor::Listening;
 use super::names::{SetName, Side, TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
 
@@ -52,6 +53,12 @@ pub trait Kernel {
     /// A number that every change of any table, by anybody, raises: while it stays, the content need not be read again.
     /// None when it cannot be told.
     fn generation(&self) -> Option<u32> {
+        None
+    }
+
+    /// The number of the newest transaction up to which none after this one has changed the table; none when one has, or nobody can
+    /// tell. Cheap.
+    fn spared(&self, _since: u32) -> Option<u32> {
         None
     }
 
@@ -111,6 +118,8 @@ pub struct Nft {
     pub program: OsString,
     /// How long one step may take.
     pub timeout: Duration,
+    /// Whose tables are changed.
+    pub(crate) listening: Listening,
 }
 
 impl Default for Nft {
@@ -118,6 +127,7 @@ impl Default for Nft {
         Nft {
             program: "nft".into(),
             timeout: Duration::from_secs(30),
+            listening: Listening::default(),
         }
     }
 }
@@ -259,6 +269,10 @@ impl Kernel for Nft {
 
     fn generation(&self) -> Option<u32> {
         generation::generation()
+    }
+
+    fn spared(&self, since: u32) -> Option<u32> {
+        self.listening.spared(since)
     }
 
     fn clear_marks(&self, mask: MarkMask) -> Clearing {

@@ -12,6 +12,7 @@ mod interim;
 pub mod kernel;
 pub mod listing;
 pub mod marks;
+mod monitor;
 pub mod names;
 mod numbering;
 pub mod render;

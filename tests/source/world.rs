@@ -48,6 +48,17 @@ impl World {
     }
 
     pub(crate) fn watch_with(api: Api, token_file: Option<PathBuf>) -> World {
+        World::begin(api, token_file, Watches::start)
+    }
+
+    /// The same as an agent of this node has it.
+    pub(crate) fn watch_of(api: Api, node: &str) -> World {
+        World::begin(api, None, |access, timing| {
+            Watches::of_node(access, timing, node.into())
+        })
+    }
+
+    fn begin(api: Api, token_file: Option<PathBuf>, start: impl FnOnce(Arc<Access>, Timing) -> Watches) -> World {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config");
         std::fs::write(&file, api.kubeconfig(token_file.as_deref())).unwrap();
@@ -58,7 +69,7 @@ impl World {
         let access = Arc::new(Access::new(target).unwrap());
         World {
             api,
-            watches: Watches::start(access, TIMING),
+            watches: start(access, TIMING),
             cluster: None,
             strict: true,
             _folder: folder,

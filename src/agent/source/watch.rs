@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 
 use kube::core::Status;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
+use super::complaints::{Complaints, tell};
 use super::kinds::{Identity, Key, Kind, Read, read, unreadable};
 use super::partial::Meta;
 use super::shared::Shared;
-use super::store::{Complaint, Listing, Store};
-use super::transport::{self, Failure, Next};
+use super::store::{Listing, Store};
+use super::transport::{self, Failure, Next, Scope};
 use crate::agent::backoff::Backoff;
 
 /// Objects on one page of a list.
@@ -28,9 +30,6 @@ const PAGE: u32 = 500;
 
 /// After so many streaming lists in a row that came to nothing, one is made the old way.
 const STREAMS: u32 = 2;
-
-/// How many objects that cannot be read are told at a time.
-const TOLD_AT_ONCE: usize = 20;
 
 /// How long the API server can ask to be left alone.
 const LONGEST_WISH: Duration = Duration::from_secs(120);
@@ -47,6 +46,7 @@ pub(super) struct Watch<K: Kind> {
     access: Arc<Access>,
     shared: Arc<Shared>,
     timing: Timing,
+    scope: Scope,
     store: Store<K>,
     /// Up to which version the store is; none when a list is due.
     version: Option<String>,
@@ -66,11 +66,16 @@ enum End {
 }
 
 impl<K: Kind> Watch<K> {
-    pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing) -> Self {
+    /// Of all objects of the kind, or of the one of this name.
+    pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing, only: Option<Name>) -> Self {
         Watch {
             access,
             shared,
             timing,
+            scope: Scope {
+                resource: K::RESOURCE,
+                only,
+            },
             store: Store::default(),
             version: None,
             streaming: true,
@@ -146,7 +151,7 @@ impl<K: Kind> Watch<K> {
         let mut complaints = Complaints::default();
         loop {
             let client = self.access.client();
-            let text = transport::page(&client, K::RESOURCE, self.page, token, &self.timing).await?;
+            let text = transport::page(&client, &self.scope, self.page, token, &self.timing).await?;
             let page = self.read_page(&text, &mut listing, &mut complaints)?;
             self.shared
                 .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
@@ -201,7 +206,7 @@ impl<K: Kind> Watch<K> {
     /// A watch: from a version on, or with all objects first.
     async fn follow(&mut self, from: Option<&str>) -> Result<End, Failure> {
         let client = self.access.client();
-        let mut lines = transport::watch(&client, K::RESOURCE, from, &self.timing).await?;
+        let mut lines = transport::watch(&client, &self.scope, from, &self.timing).await?;
         let mut listing = from.is_none().then(Listing::default);
         if from.is_some() {
             // Taken up where it was: nothing is missing, however quiet it is.
@@ -380,40 +385,6 @@ enum Change<K: Kind> {
     Put(Option<Read<K::Object>>, Option<String>),
     Gone(Option<Key>, Option<String>),
     Bookmark(String),
-}
-
-/// What is wrong with the objects of a list.
-#[derive(Default)]
-struct Complaints {
-    told: Vec<Complaint>,
-    more: usize,
-    nameless: usize,
-}
-
-impl Complaints {
-    fn extend(&mut self, complaint: Option<Complaint>) {
-        match complaint {
-            Some(complaint) if self.told.len() < TOLD_AT_ONCE => self.told.push(complaint),
-            Some(_) => self.more += 1,
-            None => {}
-        }
-    }
-
-    fn tell(&self, kind: &str) {
-        self.told.iter().for_each(|complaint| tell(kind, complaint));
-        let more = self.more + self.nameless;
-        if more > 0 {
-            warn!(
-                "{more} more objects of kind {kind} cannot be read, {} of them without a name",
-                self.nameless
-            );
-        }
-    }
-}
-
-fn tell(kind: &str, complaint: &Complaint) {
-    let Complaint { key, message, remedy } = complaint;
-    warn!("{kind} {key}: {message}; {remedy}");
 }
 
 #[derive(Deserialize)]
