@@ -3,7 +3,6 @@
 //! [`Kernel`] can use it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use policy_compiler::addresses::AddressConflict;
@@ -15,9 +14,12 @@ use policy_compiler::policy::Direction;
 use policy_compiler::table::Table;
 use thiserror::Error;
 
+use self::seen::Seen;
 use super::verified::{Step, Verified};
-use crate::nft::transaction::{Operation, OperationError};
+use crate::nft::transaction::OperationError;
 use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
+
+mod seen;
 
 /// Enforces policy on one node.
 #[derive(Debug)]
@@ -52,18 +54,6 @@ struct Here {
     node: bool,
     /// Its pods, and whether policy can select them.
     pods: BTreeMap<PodName, bool>,
-}
-
-/// The table as it was last listed, and what transactions of our own have made of it since.
-#[derive(Debug)]
-struct Seen {
-    /// A digest of the rules of each chain, as the kernel shows them; none of a chain that we have changed since.
-    rules: BTreeMap<String, u64>,
-    /// Whether there are such chains.
-    unlearned: bool,
-    /// Whether we have changed anything since.
-    followed: bool,
-    generation: Option<u32>,
 }
 
 /// Why the kernel could not be brought to what is wanted.
@@ -227,7 +217,7 @@ impl<K: Kernel> Enforcer<K> {
             }
         }
         let start = Instant::now();
-        self.seen = followed(&self.kernel, seen, &transaction)?;
+        self.seen = seen::apply(&self.kernel, seen, &transaction)?;
         self.held = true;
         Ok(Applied {
             changed: true,
@@ -275,7 +265,7 @@ impl<K: Kernel> Enforcer<K> {
         match self.verified.next(Instant::now()) {
             Step::Nothing => return Ok(false),
             Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
-            Step::Apply(marks) => match followed(&self.kernel, self.seen.take(), &marks.transaction()?) {
+            Step::Apply(marks) => match seen::apply(&self.kernel, self.seen.take(), &marks.transaction()?) {
                 Ok(seen) => {
                     wanted.renderer.mark(marks);
                     self.verified.applied(marks);
@@ -350,21 +340,17 @@ impl<K: Kernel> Enforcer<K> {
     /// Whether anybody else may have changed the table since it was last compared with what it should be. Cheap;
     /// [`drift`](Self::drift) then tells.
     pub fn is_touched(&mut self) -> bool {
-        // Asked first, and also when nothing has happened: what the kernel tells must be read, lest it be lost.
-        let spared = |known| self.kernel.spared(known);
-        let known = self.seen.as_ref().and_then(|seen| seen.generation);
-        let spared = known.and_then(spared);
         let Some(seen) = &mut self.seen else { return true };
-        // They were transactions about other tables.
-        seen.generation = spared.max(seen.generation);
+        // Also when nothing has happened: what the kernel tells must be read, lest it be lost.
+        seen.pass_over(&self.kernel);
         let generation = self.kernel.generation();
-        generation.is_none() || seen.generation != generation
+        generation.is_none() || seen.generation() != generation
     }
 
     /// Whether transactions of our own have changed the table since it was last compared with what it should be. Nobody doubts
     /// them, but nobody has looked.
     pub fn is_unconfirmed(&self) -> bool {
-        self.seen.as_ref().is_none_or(|seen| seen.followed)
+        self.seen.as_ref().is_none_or(Seen::is_followed)
     }
 
     /// In which respect the kernel's table is not what it should be, if somebody else has changed it.
@@ -389,72 +375,29 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(difference) = listing.difference(wanted) {
             return Ok(Some(difference));
         }
-        let rules = digests(&listing.chains);
-        let differs = |(chain, digest): (&String, &u64)| rules.get(chain).is_some_and(|now| now != digest);
-        if self.seen.iter().flat_map(|seen| &seen.rules).any(differs) {
+        // Somebody changes rules at this moment: the next call looks again.
+        let Some(rules) = self.kernel.rules()? else {
+            return Ok(None);
+        };
+        if self.seen.as_ref().is_some_and(|seen| !seen.agrees(&rules)) {
             return Ok(Some("a rule is not what it was".to_owned()));
         }
-        self.seen = Some(Seen {
-            rules,
-            unlearned: false,
-            followed: false,
-            generation,
-        });
+        self.seen = Some(Seen::new(rules, generation));
         Ok(None)
     }
 
-    /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift): the
-    /// rules alone, and not the elements.
+    /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift). Cheap.
     pub fn learn(&mut self) -> Result<(), ApplyError> {
-        let Some(seen) = self.seen.as_mut().filter(|seen| seen.unlearned) else {
+        let Some(seen) = self.seen.as_mut().filter(|seen| seen.has_unlearned()) else {
             return Ok(());
         };
-        let chains = self.kernel.rules()?;
+        let rules = self.kernel.rules()?;
         // Changed by somebody else in the meantime: the next look is at the whole table.
-        if self.kernel.generation() != seen.generation {
-            return Ok(());
+        if let Some(rules) = rules.filter(|rules| seen.agrees(rules) && self.kernel.generation() == seen.generation()) {
+            seen.learn(rules);
         }
-        for (chain, digest) in digests(&chains.unwrap_or_default()) {
-            seen.rules.entry(chain).or_insert(digest);
-        }
-        seen.unlearned = false;
         Ok(())
     }
-}
-
-/// Applies a transaction to a table of which this was known, and tells what is known of it then: when the kernel's number has risen
-/// by our own steps alone, all that was known and was not changed.
-fn followed<K: Kernel>(kernel: &K, seen: Option<Seen>, transaction: &Transaction) -> Result<Option<Seen>, KernelError> {
-    let before = kernel.generation();
-    kernel.apply(transaction)?;
-    let Some(mut seen) = seen.filter(|seen| before.is_some() && seen.generation == before) else {
-        return Ok(None);
-    };
-    let steps = transaction.steps().count();
-    // The number is never 0: there an order of ours counts for another's, and the table is looked at once more.
-    let ours = before.and_then(|before| before.checked_add(u32::try_from(steps).ok()?));
-    if ours != kernel.generation() {
-        return Ok(None);
-    }
-    for chain in transaction.steps().flatten().filter_map(Operation::chain) {
-        seen.rules.remove(&chain.to_string());
-        seen.unlearned = true;
-    }
-    seen.followed = true;
-    seen.generation = ours;
-    Ok(Some(seen))
-}
-
-fn digests(chains: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, u64> {
-    let digest = |rules: &Vec<String>| {
-        let mut hasher = DefaultHasher::new();
-        rules.hash(&mut hasher);
-        hasher.finish()
-    };
-    chains
-        .iter()
-        .map(|(name, rules)| (name.clone(), digest(rules)))
-        .collect()
 }
 
 impl Here {

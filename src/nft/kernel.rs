@@ -1,8 +1,8 @@
 //! The narrow way to the kernel: apply a transaction, read the own table back, remove it. [`Nft`] does it by the nft
 //! program, which takes JSON on its standard input; [`super::fake::Fake`] does it in memory.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,8 +16,9 @@ use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
 use super::marks::MarkMask;
-use super::monitor::Listening;
+use super::monitor::{Heard, Listening};
 use super::names::{SetName, Side, TABLE, TABLE_FAMILY};
+use super::rules::{self, Digests};
 use super::transaction::{Operation, Transaction};
 
 /// Where transactions go.
@@ -32,9 +33,20 @@ pub trait Kernel {
     /// The content of the table; none when there is no table.
     fn read(&self) -> Result<Option<Listing>, KernelError>;
 
-    /// The rules of each chain, as [`read`](Self::read) shows them; none when there is no table.
-    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, KernelError> {
-        Ok(self.read()?.map(|listing| listing.chains))
+    /// A digest of the rules of each chain, which stays as long as the rules do.
+    fn rules(&self) -> Result<Digests, KernelError> {
+        let digest = |rules: &Vec<String>| {
+            let mut hasher = DefaultHasher::new();
+            rules.hash(&mut hasher);
+            hasher.finish()
+        };
+        let chains = self.read()?.map(|listing| listing.chains).unwrap_or_default();
+        Ok(Some(
+            chains
+                .iter()
+                .map(|(name, rules)| (name.clone(), digest(rules)))
+                .collect(),
+        ))
     }
 
     /// Removes the table, if there is one.
@@ -56,9 +68,8 @@ pub trait Kernel {
         None
     }
 
-    /// The number of the newest transaction up to which none after this one has changed the table; none when one has, or nobody can
-    /// tell. Cheap.
-    fn spared(&self, _since: u32) -> Option<u32> {
+    /// The transactions after the one of this generation number; none when it cannot be told.
+    fn heard(&self, _since: u32) -> Option<Heard> {
         None
     }
 
@@ -187,11 +198,7 @@ impl Nft {
 
     /// The answer to `nft -j list`; none when there is no such thing.
     pub(super) fn list(&self, what: &[&str]) -> Result<Option<String>, KernelError> {
-        self.list_with(&["-j"], what)
-    }
-
-    fn list_with(&self, options: &[&str], what: &[&str]) -> Result<Option<String>, KernelError> {
-        let output = self.run(&[options, &["list"], what].concat(), String::new())?;
+        let output = self.run(&[&["-j", "list"], what].concat(), String::new())?;
         if output.status.success() {
             return Ok(Some(output.stdout));
         }
@@ -234,10 +241,8 @@ impl Kernel for Nft {
         listing.map_err(KernelError::Answer)
     }
 
-    fn rules(&self) -> Result<Option<BTreeMap<String, Vec<String>>>, KernelError> {
-        let listed = self.list_with(&["-j", "--terse"], &["table", TABLE_FAMILY, TABLE])?;
-        let listing = listed.map(|json| Listing::parse(&json)).transpose();
-        Ok(listing.map_err(KernelError::Answer)?.map(|listing| listing.chains))
+    fn rules(&self) -> Result<Digests, KernelError> {
+        Ok(rules::digests()?)
     }
 
     fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
@@ -271,8 +276,8 @@ impl Kernel for Nft {
         generation::generation()
     }
 
-    fn spared(&self, since: u32) -> Option<u32> {
-        self.listening.spared(since)
+    fn heard(&self, since: u32) -> Option<Heard> {
+        self.listening.heard(since)
     }
 
     fn clear_marks(&self, mask: MarkMask) -> Clearing {
@@ -368,6 +373,7 @@ mod tests {
         let nft = Nft {
             program: path.into(),
             timeout: Duration::from_secs(5),
+            ..Nft::default()
         };
         (dir, nft)
     }

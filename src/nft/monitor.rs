@@ -1,6 +1,7 @@
 //! Whose tables have been changed: the kernel tells every transaction of this network namespace, object by object, and then its
 //! number. So a change of somebody else's table need not be taken for one of ours, and ours need not be read back to know.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,16 +15,28 @@ use crate::netlink::{self, NETLINK_NETFILTER};
 // From linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h and linux/netfilter.h.
 const HEADER: usize = 16;
 const HEADERS: usize = HEADER + 4;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFT_MSG_NEWGEN: u16 = (NFNL_SUBSYS_NFTABLES << 8) | 15;
 const NFTA_GEN_ID: u16 = 1;
-const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_INET: u8 = 1;
 /// The table's name has this number in messages of every kind.
 const NFTA_TABLE: u16 = 1;
 
 /// What waits to be read, at most. Our own transactions of a whole table are beyond it; what else is must be taken for one of ours.
 const BUFFER: usize = 4 << 20;
+
+/// Transactions after some other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The number of the last.
+    pub newest: u32,
+    /// How many of them were about our table, or may have been.
+    pub ours: usize,
+}
+
+/// So many transactions about our table are remembered.
+const REMEMBERED: usize = 64;
 
 /// Listens from the first time that anybody asks. A clone listens for itself: it may be used in another network namespace.
 #[derive(Debug, Default)]
@@ -36,15 +49,15 @@ impl Clone for Listening {
 }
 
 impl Listening {
-    /// The newest transaction up to which none after this one was about our table; none when one was, or may have been.
-    pub(super) fn spared(&self, since: u32) -> Option<u32> {
+    /// What was heard after this transaction; none when not all was.
+    pub(super) fn heard(&self, since: u32) -> Option<Heard> {
         let mut monitor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Ok(spared)) = monitor.as_mut().map(|monitor| monitor.spared(since)) {
-            return spared;
+        if let Some(Ok(heard)) = monitor.as_mut().map(|monitor| monitor.heard(since)) {
+            return heard;
         }
         // Nobody has listened yet, or more was told than there was room for.
         *monitor = Monitor::open().ok();
-        monitor.as_mut()?.spared(since).ok()?
+        monitor.as_mut()?.heard(since).ok()?
     }
 }
 
@@ -59,8 +72,10 @@ struct Monitor {
 struct Told {
     /// The newest transaction that was told to its end.
     newest: u32,
-    /// The newest about our table.
-    ours: u32,
+    /// The last ones about our table.
+    ours: VecDeque<u32>,
+    /// The newest that may have been, and is not among them.
+    forgotten: u32,
     /// Whether the one that is being told is.
     is_ours: bool,
 }
@@ -75,14 +90,15 @@ impl Monitor {
             socket,
             told: Told {
                 newest: now,
-                ours: now,
+                ours: VecDeque::new(),
+                forgotten: now,
                 is_ours: false,
             },
         })
     }
 
-    /// As [`Listening::spared`]. An error means that some were not heard: listen anew.
-    fn spared(&mut self, since: u32) -> io::Result<Option<u32>> {
+    /// As [`Listening::heard`]. An error means that some were not heard: listen anew.
+    fn heard(&mut self, since: u32) -> io::Result<Option<Heard>> {
         let mut buffer = vec![0; 1 << 16];
         loop {
             match self.socket.read(&mut buffer) {
@@ -92,13 +108,16 @@ impl Monitor {
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.told.spared(since))
+        Ok(self.told.since(since))
     }
 }
 
 impl Told {
-    fn spared(&self, since: u32) -> Option<u32> {
-        (self.ours <= since).then_some(self.newest)
+    fn since(&self, since: u32) -> Option<Heard> {
+        (self.forgotten <= since).then(|| Heard {
+            newest: self.newest,
+            ours: self.ours.iter().filter(|number| **number > since).count(),
+        })
     }
 
     /// Messages, one behind the other: a netlink header (length, type, ...), one of nfnetlink (family, ...), attributes.
@@ -129,7 +148,12 @@ impl Told {
         // Of those that were under way when the socket began to listen the number is known already.
         self.newest = self.newest.max(number);
         if std::mem::take(&mut self.is_ours) {
-            self.ours = self.ours.max(number);
+            self.ours.push_back(number);
+            if self.ours.len() > REMEMBERED
+                && let Some(oldest) = self.ours.pop_front()
+            {
+                self.forgotten = self.forgotten.max(oldest);
+            }
         }
     }
 }
@@ -143,7 +167,7 @@ fn number(attributes: &[u8]) -> Option<u32> {
 }
 
 /// The first attribute of a kind; what stands behind one that is malformed is not looked at.
-fn value(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn value(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
     let found = attributes.find(|attribute| attribute.kind() == kind)?;
     let whole = found.into_inner();
@@ -176,43 +200,59 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(messages: &[Vec<u8>], since: u32, expected: Option<u32>) {
+    fn check(messages: &[Vec<u8>], since: u32, expected: Option<(u32, usize)>) {
         let fresh = || Told {
             newest: 7,
-            ours: 7,
+            ours: VecDeque::new(),
+            forgotten: 7,
             is_ours: false,
         };
         // In one datagram, and each message in one of its own.
         let (mut together, mut apart) = (fresh(), fresh());
         together.hear(&messages.concat());
         messages.iter().for_each(|message| apart.hear(message));
-        assert_eq!((together.spared(since), apart.spared(since)), (expected, expected));
+        let expected = expected.map(|(newest, ours)| Heard { newest, ours });
+        assert_eq!((together.since(since), apart.since(since)), (expected, expected));
     }
 
     #[test]
     fn other_tables_are_none_of_our_business() {
-        check(&[], 7, Some(7));
+        check(&[], 7, Some((7, 0)));
         check(&[], 6, None);
         let other = || about(b"kube-proxy\0");
-        check(&[other(), other(), end(8), other(), end(9)], 7, Some(9));
+        check(&[other(), other(), end(8), other(), end(9)], 7, Some((9, 0)));
         // The same name in another family.
         let elsewhere = message((NFNL_SUBSYS_NFTABLES << 8) | 12, 2, b"palisade\0");
-        check(&[elsewhere, end(8)], 7, Some(8));
+        check(&[elsewhere, end(8)], 7, Some((8, 0)));
     }
 
     #[test]
     fn ours_counts_until_it_is_known() {
+        let ours = || about(b"palisade\0");
         let messages = [
             about(b"other\0"),
-            about(b"palisade\0"),
+            ours(),
             end(8),
             about(b"other\0"),
             end(9),
+            ours(),
+            ours(),
+            end(10),
         ];
-        check(&messages, 7, None);
-        check(&messages, 8, Some(9));
-        check(&messages, 9, Some(9));
-        check(&messages[..2], 7, Some(7));
+        check(&messages, 7, Some((10, 2)));
+        check(&messages, 8, Some((10, 1)));
+        check(&messages, 10, Some((10, 0)));
+        // Not told to its end.
+        check(&messages[..2], 7, Some((7, 0)));
+    }
+
+    #[test]
+    fn what_is_long_ago_may_have_been_ours() {
+        let messages: Vec<Vec<u8>> = (8..8 + REMEMBERED as u32 + 2)
+            .flat_map(|n| [about(b"palisade\0"), end(n)])
+            .collect();
+        check(&messages, 8, None);
+        check(&messages, 9, Some((9 + REMEMBERED as u32, REMEMBERED)));
     }
 
     #[test]
@@ -221,7 +261,8 @@ mod tests {
         cut.truncate(HEADERS + 2);
         let length = cut.len() as u32;
         cut[0..4].copy_from_slice(&length.to_ne_bytes());
-        check(&[cut, end(8)], 7, None);
-        check(&[message(NFT_MSG_NEWGEN, 0, b"x"), end(9)], 7, None);
+        cut.resize(cut.len().next_multiple_of(4), 0);
+        check(&[cut, end(8)], 7, Some((8, 1)));
+        check(&[message(NFT_MSG_NEWGEN, 0, b"x"), end(9)], 7, Some((9, 1)));
     }
 }
