@@ -130,7 +130,7 @@ pub struct Nft {
     /// How long one step may take.
     pub timeout: Duration,
     /// Whose tables are changed.
-    pub(crate) listening: Listening,
+    pub listening: Listening,
 }
 
 impl Default for Nft {

@@ -40,7 +40,7 @@ const REMEMBERED: usize = 64;
 
 /// Listens from the first time that anybody asks. A clone listens for itself: it may be used in another network namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Listening(Mutex<Option<Monitor>>);
+pub struct Listening(Mutex<Option<Monitor>>);
 
 impl Clone for Listening {
     fn clone(&self) -> Self {
