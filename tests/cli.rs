@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run the program fails")]
 
+#[path = "cli/diff.rs"]
+mod diff;
+
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
 
@@ -190,7 +193,13 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn bad_usage_is_refused() {
-    refused(&["compile"], &["<PATH>"]);
+    refused(&["compile"], &["<PATH|--live>"]);
+    let both = ["cannot be used with"];
+    refused(&["compile", "shop", "--live"], &both);
+    refused(&["compile", "shop", "--context", "prod"], &both);
+    refused(&["denied", "--manifests", "shop", "--live"], &both);
+    refused(&["test", "shop.yaml", "--kubeconfig", "config"], &["--live"]);
+    refused(&["denied", "--namespace", "shop"], &["--manifests <PATH>...|--live"]);
     refused(&["compile", "shop", "-o", "xml"], &["xml", "text, json, nft"]);
     refused(&["test", "shop.yaml", "-o", "tap"], &["tap", "text, json, junit"]);
     refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);

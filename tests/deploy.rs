@@ -6,17 +6,21 @@
 #[path = "support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "support/rendered.rs"]
+mod rendered;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Namespace, PodSpec, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use palisade::agent::announce::{Announcer, Finding};
+use palisade::agent::metrics::Metrics;
 use palisade::agent::source::{Access, Target, Timing, Update, Watches};
 use palisade::manifests::{Node, decode, documents};
 use serde::de::DeserializeOwned;
@@ -24,6 +28,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use api::{Api, Kind, Verb};
+use rendered::rendered;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -31,28 +36,20 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What `kubectl apply -k deploy/base` would send, one object each.
-fn rendered() -> Vec<Node> {
-    let kubectl = root().join("target/tools/kubectl");
-    assert!(kubectl.exists(), "{} is missing: run scripts/setup", kubectl.display());
-    let output = Command::new(kubectl)
-        .args(["kustomize", "deploy/base"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let documents = documents(&String::from_utf8(output.stdout).unwrap());
-    assert_eq!(documents.errors, []);
-    documents.documents
-}
+const BASE: &str = "deploy/base";
+const CLEANUP: &str = "deploy/cleanup";
 
 fn text<'n>(object: &'n Node, field: &str) -> &'n str {
     object.get(field).and_then(Node::as_str).unwrap_or_default()
 }
 
-/// The only object of a kind, all of whose fields the type knows.
+/// The only object of a kind in the base, all of whose fields the type knows.
 fn only<T: DeserializeOwned>(kind: &str) -> T {
-    let objects = rendered();
+    only_of(BASE, kind)
+}
+
+fn only_of<T: DeserializeOwned>(folder: &str, kind: &str) -> T {
+    let objects = rendered(folder);
     let mut found = objects.iter().filter(|object| text(object, "kind") == kind);
     let (Some(object), None) = (found.next(), found.next()) else {
         panic!("there is not one {kind}");
@@ -84,21 +81,23 @@ fn every_object_is_known_to_the_last_field() {
             panic!("{}: {errors:#?}", text(object, "kind"));
         }
     }
-    let mut kinds = BTreeSet::new();
-    for object in rendered() {
-        let kind = (text(&object, "apiVersion").to_owned(), text(&object, "kind").to_owned());
-        match (kind.0.as_str(), kind.1.as_str()) {
-            ("v1", "Namespace") => check::<Namespace>(&object),
-            ("v1", "ResourceQuota") => check::<ResourceQuota>(&object),
-            ("v1", "ServiceAccount") => check::<ServiceAccount>(&object),
-            ("rbac.authorization.k8s.io/v1", "ClusterRole") => check::<ClusterRole>(&object),
-            ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => check::<ClusterRoleBinding>(&object),
-            ("apps/v1", "DaemonSet") => check::<DaemonSet>(&object),
-            other => panic!("who checks {other:?}?"),
+    for (folder, expected) in [(BASE, 6), (CLEANUP, 2)] {
+        let mut kinds = BTreeSet::new();
+        for object in rendered(folder) {
+            let kind = (text(&object, "apiVersion").to_owned(), text(&object, "kind").to_owned());
+            match (kind.0.as_str(), kind.1.as_str()) {
+                ("v1", "Namespace") => check::<Namespace>(&object),
+                ("v1", "ResourceQuota") => check::<ResourceQuota>(&object),
+                ("v1", "ServiceAccount") => check::<ServiceAccount>(&object),
+                ("rbac.authorization.k8s.io/v1", "ClusterRole") => check::<ClusterRole>(&object),
+                ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => check::<ClusterRoleBinding>(&object),
+                ("apps/v1", "DaemonSet") => check::<DaemonSet>(&object),
+                other => panic!("who checks {other:?}?"),
+            }
+            kinds.insert(kind);
         }
-        kinds.insert(kind);
+        assert_eq!(kinds.len(), expected, "{folder}: {kinds:?}");
     }
-    assert_eq!(kinds.len(), 6, "{kinds:?}");
 }
 
 #[test]
@@ -116,7 +115,8 @@ fn right(kind: Kind, verb: &'static str) -> Right {
     (kind.group().to_owned(), kind.plural().to_owned(), verb)
 }
 
-/// What the source asks for on a server of that age, until it has told a change of every kind.
+/// What the agent asks for on a server of that age, until it has heard of a change of every kind and told of a policy that it
+/// does not understand.
 async fn asked(streaming: bool) -> BTreeSet<Right> {
     let api = Api::start().await;
     api.set_streaming(streaming);
@@ -127,13 +127,14 @@ async fn asked(streaming: bool) -> BTreeSet<Right> {
         file: Some(file),
         context: None,
     };
-    let mut watches = Watches::start(Arc::new(Access::new(target).unwrap()), Timing::default());
+    let access = Arc::new(Access::new(target).unwrap());
+    let mut watches = Watches::start(access.clone(), Timing::default());
     let first = timeout(SOON, watches.next()).await.unwrap();
     assert!(matches!(first, Update::Ready(_)), "{first:?}");
 
     api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
     api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"]});
+    let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 70000}]}]});
     let policy = json!({"metadata": {"namespace": "shop", "name": "none"}, "spec": spec});
     api.put(Kind::NetworkPolicy, policy);
     let spec = json!({"nodeName": "worker-1", "containers": [{"name": "c", "image": "i"}]});
@@ -147,6 +148,11 @@ async fn asked(streaming: bool) -> BTreeSet<Right> {
             Update::Ready(_) => panic!("a second snapshot"),
         }
     }
+    let findings: Vec<Finding> = watches.unreadable().into_iter().map(Finding::from).collect();
+    let mut announcer = Announcer::new(access, "worker-1".into(), Metrics::default());
+    announcer.turn(&findings, 1, SystemTime::now()).await;
+    assert_eq!(api.objects(Kind::Event).len(), 1);
+
     let verb = |verb| match verb {
         Verb::Get => "get",
         Verb::List => "list",
@@ -214,14 +220,84 @@ fn the_pod_gets_the_nodes_network_and_one_capability() {
     };
     assert!(pod.tolerations.unwrap().iter().any(everything));
 
-    let security = container().security_context.unwrap();
+    one_capability(&container());
+}
+
+/// What `tests/agent/privileges.rs` shows to be enough.
+#[track_caller]
+fn one_capability(container: &Container) {
+    let security = container.security_context.as_ref().unwrap();
     assert_eq!(security.privileged, None);
+    assert_eq!(security.run_as_user, Some(0));
     assert_eq!(security.allow_privilege_escalation, Some(false));
     assert_eq!(security.read_only_root_filesystem, Some(true));
-    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
-    let capabilities = security.capabilities.unwrap();
-    assert_eq!(capabilities.add.unwrap(), ["NET_ADMIN"]);
-    assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
+    assert_eq!(security.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
+    let capabilities = security.capabilities.as_ref().unwrap();
+    assert_eq!(capabilities.add.as_deref(), Some(&["NET_ADMIN".to_owned()][..]));
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
+}
+
+#[test]
+fn both_namespaces_admit_what_stands_in_them() {
+    for folder in [BASE, CLEANUP] {
+        let namespace = only_of::<Namespace>(folder, "Namespace").metadata;
+        let labels = namespace.labels.unwrap();
+        for mode in ["enforce", "audit", "warn"] {
+            let label = format!("pod-security.kubernetes.io/{mode}");
+            assert_eq!(labels.get(&label).map(String::as_str), Some("privileged"), "{folder}");
+        }
+        assert_eq!(
+            only_of::<DaemonSet>(folder, "DaemonSet").metadata.namespace,
+            namespace.name
+        );
+    }
+}
+
+#[test]
+fn cleanup_goes_to_the_nodes_of_the_base_does_its_work_once_and_has_no_more_rights_than_it_needs() {
+    let set = only_of::<DaemonSet>(CLEANUP, "DaemonSet");
+    let cleanup = set.spec.template.spec.unwrap();
+    let base = pod();
+    assert_eq!(cleanup.node_selector, base.node_selector);
+    assert_eq!(cleanup.tolerations, base.tolerations);
+    assert_eq!(cleanup.affinity, base.affinity);
+    assert_eq!(cleanup.host_network, Some(true), "the rules are there");
+    assert_eq!(
+        (cleanup.host_pid, cleanup.host_ipc, cleanup.volumes),
+        (None, None, None)
+    );
+    // It asks the API server nothing, and so may ask it nothing.
+    assert_eq!(cleanup.automount_service_account_token, Some(false));
+    assert_eq!(cleanup.service_account_name, None);
+    let labels = set.spec.template.metadata.unwrap().labels.unwrap();
+    for (key, value) in set.spec.selector.match_labels.unwrap() {
+        assert_eq!(labels.get(&key), Some(&value));
+    }
+
+    let mut first = cleanup.init_containers.unwrap();
+    assert_eq!(first.len(), 1);
+    let first = first.remove(0);
+    assert_eq!(first.image, container().image);
+    assert_eq!(first.command, None, "the image's entry point");
+    assert_eq!(first.restart_policy, None, "once");
+    one_capability(&first);
+    let mut arguments = first.args.unwrap();
+    assert_eq!(arguments, ["cleanup"]);
+    arguments.push("--help".to_owned());
+    let output = palisade(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // What comes after it only sleeps, as nobody.
+    assert_eq!(cleanup.containers.len(), 1);
+    let then = &cleanup.containers[0];
+    assert_eq!(then.image, first.image);
+    assert_eq!(
+        then.command.as_deref(),
+        Some(&["sleep", "infinity"].map(str::to_owned)[..])
+    );
+    let security = then.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_non_root, security.privileged), (Some(true), None));
+    assert_eq!(security.capabilities.as_ref().unwrap().add, None);
 }
 
 #[test]

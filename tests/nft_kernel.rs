@@ -7,11 +7,12 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
+use palisade::agent::enforcer::Enforcer;
 use palisade::nft::names::ChainName;
 use palisade::nft::transaction::{Operation, Transaction};
-use palisade::nft::{Kernel, KernelError, Nft, Renderer, Ruleset, Settings, render, replace};
+use palisade::nft::{Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace};
 use policy_compiler::changes::Changes;
-use policy_compiler::cluster::{Cluster, Namespace, Pod, PodName};
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName};
 use policy_compiler::compile::{Compiler, Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{
@@ -287,6 +288,48 @@ fn ten_thousand_peers_load_and_one_more_is_one_element() {
         eprintln!("one more in {:?}", begin.elapsed());
         let after = followers.1.ruleset();
         assert_eq!(nft.read().unwrap().expect("a table").difference(after), None);
+    });
+}
+
+/// Ranges that come and go with pods, in one document with what marks do to the same chain.
+#[test]
+fn ranges_of_unknown_pods_load_and_change() {
+    in_namespace("ranges_of_unknown_pods_load_and_change", || {
+        let settings = Settings {
+            unknown_pods: UnknownPods::Drop,
+            verified: MarkMask::new(0x0003_0000).ok(),
+            ..Settings::default()
+        };
+        let mut enforcer = Enforcer::new("node-1".into(), settings, Nft::default());
+        let mut cluster = shop();
+        for ranges in [
+            &["10.0.0.0/24", "fd00::/64"][..],
+            &["10.0.0.0/30", "10.0.0.4/31", "0.0.0.0/0", "10.0.0.9/32"][..],
+            &[][..],
+            &["fd00::1/128", "::/0", "fd00::/61"][..],
+            &["10.0.0.0/24", "fd00::/64"][..],
+        ] {
+            cluster.add_node(Node {
+                name: "node-1".into(),
+                labels: Labels::default(),
+                addresses: Vec::new(),
+                pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+            });
+            let name = format!("more-{}", ranges.len());
+            cluster.add_pod(pod(
+                "shop",
+                &name,
+                &[("app", "db")],
+                &[&format!("10.0.0.{}", 10 + ranges.len())],
+            ));
+            assert!(enforcer.apply(&cluster).unwrap().changed);
+            assert_eq!(enforcer.drift().unwrap(), None, "{ranges:?}");
+            let known = Nft::default().unknown().unwrap();
+            assert_eq!(known, (!ranges.is_empty()).then_some(0));
+            enforcer.verify_all(std::time::Duration::from_secs(20)).unwrap();
+            assert!(enforcer.verified().is_on(), "{:?}", enforcer.verified().trouble());
+            assert_eq!(enforcer.drift().unwrap(), None, "{ranges:?}");
+        }
     });
 }
 

@@ -2,10 +2,13 @@
 //!
 //! Arguments: pods, and if wanted namespaces, policies and nodes.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Compiler, Subjects, compile};
+use policy_compiler::difference::{self, End, Pods};
 use policy_compiler::generate::{self, Spec};
 use policy_compiler::lint::lint;
 use policy_compiler::policy::Direction;
@@ -79,7 +82,42 @@ fn main() -> ExitCode {
         start.elapsed(),
         findings.len()
     );
+    for gone in [1, cluster.policies.len() / 20, cluster.policies.len()] {
+        compare(&cluster, gone);
+    }
     ExitCode::SUCCESS
+}
+
+/// Compares the cluster with itself less some of its policies.
+fn compare(before: &Cluster, gone: usize) {
+    let mut after = before.clone();
+    let step = (before.policies.len() / gone.max(1)).max(1);
+    for key in before.policies.keys().step_by(step).take(gone) {
+        after.policies.remove(key);
+    }
+    let start = Instant::now();
+    let [old, new] = [before, &after].map(|cluster| compile(cluster, &Subjects::All));
+    let pods = Pods::new(before, &after);
+    let mut ends: Vec<End> = pods
+        .both
+        .iter()
+        .flat_map(|pair| difference::ends(&old, &new, pair))
+        .collect();
+    // An example of each range of addresses that either table tells apart.
+    let tables = [&old, &new].into_iter();
+    let cells = tables.flat_map(|table| Direction::BOTH.into_iter().flat_map(|d| table.half(d).cells()));
+    let outside: BTreeSet<_> = cells.map(|cell| Endpoint::Address(cell.range.first)).collect();
+    ends.extend(outside.into_iter().map(|end| End {
+        before: end.clone(),
+        after: end,
+    }));
+    let found = difference::differences(&old, &new, &ends);
+    println!(
+        "a comparison, {gone:>5} policies gone {:>7.1?}   {} blocks opened, {} closed",
+        start.elapsed(),
+        found.opened.len(),
+        found.closed.len()
+    );
 }
 
 fn size(table: &Table) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::cells;
+use crate::cells::{self, AddressRange};
 use crate::cluster::{Cluster, Endpoint, Exemption, Node, Pod, PodName};
 use crate::labels::Name;
 use crate::policy::IpBlock;
@@ -191,6 +191,17 @@ impl AddressBook {
     /// All pod addresses in use, sorted.
     pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
         self.pods.iter().map(|(a, p)| (*a, p))
+    }
+
+    /// The pod addresses in use within a range, sorted.
+    pub fn pods_in(&self, range: AddressRange) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
+        self.pods.range(range.first..=range.last).map(|(a, p)| (*a, p))
+    }
+
+    /// The node addresses within a range, those of host-network pods included, sorted.
+    pub fn nodes_in(&self, range: AddressRange) -> impl Iterator<Item = (IpAddr, &Name)> {
+        let claimed = self.nodes.range(range.first..=range.last);
+        claimed.filter_map(|(a, claims)| claims.first().map(|(_, node)| (*a, node)))
     }
 
     /// The first pod address that a block holds.

@@ -1,5 +1,6 @@
 //! Cluster snapshot in, [`Table`] out; and the same table kept up to date, event by event.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,6 +33,13 @@ impl Subjects {
             Subjects::Node(node) => pod.node.as_ref() == Some(node),
         };
         here && !pod.host_network
+    }
+
+    fn include_node(&self, node: &Name) -> bool {
+        match self {
+            Subjects::All => true,
+            Subjects::Node(name) => name == node,
+        }
     }
 }
 
@@ -127,6 +135,7 @@ impl Compiler {
             population: Population::default(),
             policies: Slab::new(),
             addresses,
+            pod_ranges: BTreeMap::new(),
             ingress: Half::new(Direction::Ingress),
             egress: Half::new(Direction::Egress),
         };
@@ -147,6 +156,9 @@ impl Compiler {
                 .collect(),
             table,
         };
+        for node in cluster.nodes.values() {
+            compiler.set_pod_ranges(&node.name, Some(node));
+        }
         for namespace in cluster.namespaces.values() {
             compiler
                 .table
@@ -357,6 +369,15 @@ impl Compiler {
         if let Some(node) = node {
             self.table.addresses.add_node(node);
         }
+        self.set_pod_ranges(name, node);
+    }
+
+    fn set_pod_ranges(&mut self, name: &Name, node: Option<&Arc<Node>>) {
+        let ranges = node.filter(|node| self.subjects.include_node(name) && !node.pod_cidrs.is_empty());
+        match ranges {
+            Some(node) => self.table.pod_ranges.insert(name.clone(), node.pod_cidrs.clone()),
+            None => self.table.pod_ranges.remove(name),
+        };
     }
 
     fn replace_policy(&mut self, key: (Tier, PolicyName), policy: Option<&Arc<Policy>>) {

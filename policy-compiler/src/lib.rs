@@ -67,6 +67,7 @@ pub mod cluster;
 pub mod compile;
 pub mod convert;
 pub mod diagnostics;
+pub mod difference;
 pub mod evaluate;
 #[cfg(feature = "generate")]
 pub mod generate;

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use slab::Slab;
 
 use crate::addresses::AddressBook;
 use crate::cells::AddressRange;
 use crate::cluster::{Endpoint, Pod, PodName};
 pub use crate::half::{Half, Origin};
+use crate::labels::Name;
 use crate::policy::{Direction, Policy, PolicyName};
 use crate::population::Population;
 use crate::ports::PortSet;
@@ -129,6 +131,8 @@ pub struct Table {
     pub(crate) population: Population,
     pub(crate) policies: Slab<Arc<Policy>>,
     pub(crate) addresses: AddressBook,
+    /// The ranges of the pods of each node whose pods are subjects.
+    pub(crate) pod_ranges: BTreeMap<Name, Vec<IpNet>>,
     pub(crate) ingress: Half,
     pub(crate) egress: Half,
 }
@@ -160,6 +164,12 @@ impl Table {
     /// Who has which address.
     pub fn addresses(&self) -> &AddressBook {
         &self.addresses
+    }
+
+    /// The ranges (`spec.podCIDRs`) that the nodes whose pods are subjects take their pods' addresses from, as far as these nodes
+    /// are known and say so; host bits are cleared.
+    pub fn pod_ranges(&self) -> BTreeSet<IpNet> {
+        self.pod_ranges.values().flatten().map(IpNet::trunc).collect()
     }
 
     /// One policy, by the number that a group gives.

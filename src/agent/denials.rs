@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
-use policy_compiler::evaluate::Evaluator;
+use policy_compiler::evaluate::{Decision, Evaluator};
 use policy_compiler::labels::Name;
+use policy_compiler::policy::PolicyName;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::metrics::{ByPod, Metrics};
+use crate::nft::denials::unknown_words;
 use crate::nft::names::{Family, Side};
-use crate::nft::{Denial, Kernel, KernelError, Mode};
+use crate::nft::{Denial, Kernel, KernelError, Mode, Settings, UnknownPods};
 
 /// How often the counters are read.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -31,12 +33,17 @@ const QUIET: Duration = Duration::from_secs(60);
 /// At most so many are logged in that time; then one line says how many more there were.
 const LINES: usize = 20;
 
+/// So many policies are named in one of them.
+const POLICIES: usize = 8;
+
 /// What is remembered from one look to the next; bounded by the node's pods and the size of the record.
 #[derive(Debug, Default)]
 pub struct Denials {
     look_at: Option<Instant>,
     /// The kernel's counters as they were last read. They begin anew when the table is replaced; ours do not.
     counted: BTreeMap<(Side, IpAddr, PodName), u64>,
+    /// The same of addresses that nobody knows.
+    unknown: Option<u64>,
     /// The packets of each entry of the record.
     recorded: BTreeMap<(IpAddr, IpAddr, String), u64>,
     /// The pods that have series.
@@ -65,12 +72,19 @@ struct News {
 
 impl Denials {
     /// Reads the kernel when it is time to; cheap otherwise.
-    pub fn look<K: Kernel>(&mut self, kernel: &K, node: &Name, cluster: &Cluster, mode: Mode, metrics: &Metrics) {
+    pub fn look<K: Kernel>(
+        &mut self,
+        kernel: &K,
+        node: &Name,
+        cluster: &Cluster,
+        settings: Settings,
+        metrics: &Metrics,
+    ) {
         let start = Instant::now();
         if self.look_at.is_some_and(|at| start < at) {
             return;
         }
-        if let Err(error) = self.read(kernel, node, cluster, mode, metrics) {
+        if let Err(error) = self.read(kernel, node, cluster, settings, metrics) {
             // Whoever looks after the table says what is wrong with nft; a count is only late.
             debug!("the counters of denied packets cannot be read: {error}");
         }
@@ -82,7 +96,7 @@ impl Denials {
         kernel: &K,
         node: &Name,
         cluster: &Cluster,
-        mode: Mode,
+        settings: Settings,
         metrics: &Metrics,
     ) -> Result<(), KernelError> {
         let local = local(node, cluster);
@@ -103,12 +117,20 @@ impl Denials {
                     .inc_by(new);
             }
         }
+        let drops_unknown = settings.unknown_pods == UnknownPods::Drop;
+        if drops_unknown && let Some(packets) = kernel.unknown()? {
+            let new = increase(self.unknown.replace(packets), packets);
+            moved |= new > 0;
+            metrics.unknown_pod_packets.inc_by(new);
+        }
         let now = Instant::now();
         self.log.turn(now);
         if moved && let Some(record) = kernel.denials()? {
             let evaluator = Evaluator::new(cluster);
             for news in self.news(record, &evaluator) {
-                self.log.line(&news, &evaluator, mode, now);
+                let book = evaluator.addresses();
+                let unknown = (news.denial.unknown_end(cluster, book, Some(node))).filter(|_| drops_unknown);
+                self.log.line(&news, unknown, &evaluator, settings.mode, now);
             }
         }
         Ok(())
@@ -168,7 +190,7 @@ impl Log {
         *self = Log::default();
     }
 
-    fn line(&mut self, news: &News, evaluator: &Evaluator<'_>, mode: Mode, now: Instant) {
+    fn line(&mut self, news: &News, unknown: Option<IpAddr>, evaluator: &Evaluator<'_>, mode: Mode, now: Instant) {
         let (from, to) = (title(&news.from, evaluator), title(&news.to, evaluator));
         let class = (from, to, news.denial.words());
         if self.logged.contains(&class) {
@@ -180,20 +202,39 @@ impl Log {
         }
         self.since.get_or_insert(now);
         let decision = evaluator.decide(&news.from, &news.to, news.denial.traffic());
-        let audited = decision.allowed && !decision.would_be_allowed();
-        let reason = match (decision.allowed && !audited, news.denial.by_shared_link()) {
-            (true, Some(why)) => why.to_owned(),
+        let audited = unknown.is_none() && decision.allowed && !decision.would_be_allowed();
+        let reason = match (unknown, news.denial.by_shared_link(), decision.allowed && !audited) {
+            (Some(address), _, _) => unknown_words(address),
+            (None, Some(why), true) => why.to_owned(),
             // Policy has changed since, or the packet belonged to no connection that is known.
-            (true, None) => "allowed by now".to_owned(),
-            (false, _) => decision.to_string(),
+            (None, None, true) => "allowed by now".to_owned(),
+            (None, _, false) => decision.to_string(),
         };
         let word = match mode {
             Mode::Enforce if !audited => "denied",
             _ => "would be denied",
         };
-        info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, reason, "{word}");
+        let policies = policies(&decision);
+        info!(from = %news.from, to = %news.to, port = class.2, packets = news.packets, policies, reason, "{word}");
         self.logged.insert(class);
     }
+}
+
+/// The policies that deny, or would: those that isolate the pod, and whose rule decides; none when nobody does by now.
+fn policies(decision: &Decision) -> Option<String> {
+    let sides = decision.sides().into_iter().filter(|side| !side.would_allow());
+    let names: BTreeSet<&PolicyName> = sides
+        .flat_map(|side| {
+            let deciding = side.decided_by.iter().map(|rule| &rule.policy);
+            let audited = side.audit.iter().flat_map(|audit| &audit.policies);
+            side.isolated_by.iter().chain(deciding).chain(audited)
+        })
+        .collect();
+    let mut words: Vec<String> = names.iter().take(POLICIES).map(ToString::to_string).collect();
+    if names.len() > POLICIES {
+        words.push(format!("and {} more", names.len() - POLICIES));
+    }
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// The addresses of this node's pods.

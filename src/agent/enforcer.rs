@@ -94,6 +94,10 @@ pub struct Summary {
     pub policies: usize,
     /// Whether the cluster knows this node: the node itself, or a pod on it.
     pub node_known: bool,
+    /// The ranges that this node's pods have their addresses from, as far as the API tells.
+    pub pod_ranges: usize,
+    /// Addresses of pods of this node that are in none of them.
+    pub pods_outside_ranges: usize,
     /// Addresses that more than one live pod claims.
     pub conflicts: Vec<AddressConflict>,
 }
@@ -213,12 +217,12 @@ impl<K: Kernel> Enforcer<K> {
         let marks = self.verified.judge();
         if marks != before {
             // In the same step as the rules that change: none is judged by the old ones and then marked as if by the new.
-            marks
-                .operations()
-                .into_iter()
-                .try_for_each(|operation| transaction.add(operation))?;
             if let Some(wanted) = &mut self.wanted {
                 wanted.renderer.mark(marks);
+                marks
+                    .operations(wanted.renderer.ranges())
+                    .into_iter()
+                    .try_for_each(|operation| transaction.add(operation))?;
             }
         }
         let start = Instant::now();
@@ -270,7 +274,7 @@ impl<K: Kernel> Enforcer<K> {
         match self.verified.next(Instant::now()) {
             Step::Nothing => return Ok(false),
             Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
-            Step::Apply(marks) => match self.kernel.apply(&marks.transaction()?) {
+            Step::Apply(marks) => match self.kernel.apply(&marks.transaction(wanted.renderer.ranges())?) {
                 Ok(()) => {
                     wanted.renderer.mark(marks);
                     self.verified.applied(marks);
@@ -312,7 +316,14 @@ impl<K: Kernel> Enforcer<K> {
             .into_iter()
             .flat_map(|direction| table.half(direction).groups());
         let policies: BTreeSet<u32> = groups.flat_map(|(_, group)| group.policies.iter().copied()).collect();
+        let ranges = table.pod_ranges();
+        let selectable = here.pods.iter().filter(|(_, selectable)| **selectable);
+        let local = selectable.filter_map(|(name, _)| Some(table.pod(table.pod_index(name)?)));
+        let addresses = local.flat_map(|pod| table.addresses().owned(pod));
+        let outside = addresses.filter(|address| !ranges.iter().any(|range| range.contains(address)));
         Summary {
+            pods_outside_ranges: outside.count(),
+            pod_ranges: ranges.len(),
             pods: table.pod_count(),
             node_pods: here.pods.values().filter(|selectable| **selectable).count(),
             policies: policies.len(),

@@ -85,6 +85,14 @@ impl Isolation {
         self.refused.len()
     }
 
+    /// The closed policies that are NetworkPolicies.
+    pub fn network_policies(&self) -> Vec<PolicyName> {
+        let keys = self.refused.keys();
+        keys.filter(|(tier, _)| *tier == Tier::NetworkPolicy)
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
     /// One line for each closed policy, for people.
     pub fn lines(&self) -> Vec<String> {
         let line = |(tier, name): &Key| {

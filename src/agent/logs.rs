@@ -4,8 +4,9 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `RUST_LOG` says otherwise.
-const DEFAULT: &str = "warn,palisade=info";
+/// What is logged unless `RUST_LOG` says otherwise. The client of the API server would log each failure of each attempt as an
+/// error; the watches tell them once.
+const DEFAULT: &str = "warn,palisade=info,kube_client::client::builder=off";
 
 /// Starts logging. `RUST_LOG` chooses levels, as usual.
 pub(super) fn start() {

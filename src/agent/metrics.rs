@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::source::{Health, Resource};
+use super::status::Enforced;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -52,6 +53,34 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
+/// What came of a request to create an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Announced {
+    /// It was created.
+    Posted,
+    /// Another agent had created it.
+    Known,
+    /// It was not.
+    Failed,
+}
+
+impl EncodeLabelValue for Announced {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let value = match self {
+            Announced::Posted => "posted",
+            Announced::Known => "known",
+            Announced::Failed => "failed",
+        };
+        value.encode(encoder)
+    }
+}
+
+/// The label of the counter of such requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAnnounced {
+    outcome: Announced,
+}
+
 /// The label of counters by outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByOutcome {
@@ -73,10 +102,7 @@ impl ByPod {
         ByPod {
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
-            direction: match direction {
-                Direction::Ingress => "ingress",
-                Direction::Egress => "egress",
-            },
+            direction: word(direction),
         }
     }
 
@@ -84,6 +110,30 @@ impl ByPod {
     pub fn both(pod: &PodName) -> [Self; 2] {
         Direction::BOTH.map(|direction| ByPod::new(pod, direction))
     }
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+/// The label of metrics of the two halves of the compiled table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDirection {
+    direction: &'static str,
+}
+
+/// How large what is enforced is.
+#[derive(Clone, Debug, Default)]
+struct Sizes {
+    groups: Family<ByDirection, Gauge>,
+    classes: Family<ByDirection, Gauge>,
+    chains: Gauge,
+    rules: Gauge,
+    sets: Gauge,
+    elements: Gauge,
 }
 
 /// The label of metrics by kind of object.
@@ -134,18 +184,26 @@ pub struct Metrics {
     pub drift_repairs: Counter,
     /// Packets that policy denied to this node's pods, or would have in audit mode.
     pub denied_packets: Family<ByPod, Counter>,
+    /// Packets from or to an address of this node's pods that nobody knows, with `--unknown-pods drop`.
+    pub unknown_pod_packets: Counter,
     /// 1 while packets of judged connections pass by their mark.
     pub verified_marks: Gauge,
     /// Live pods in the cluster.
     pub pods: Gauge,
     /// Live pods on this node.
     pub node_pods: Gauge,
+    /// Nodes that some pod runs on; every agent is such a pod.
+    pub nodes: Gauge,
     /// Policies that select a pod of this node.
     pub policies: Gauge,
     /// Policies whose rules the kernel refuses, and which therefore allow nothing.
     pub isolated_policies: Gauge,
     /// Addresses that more than one live pod claims.
     pub address_conflicts: Gauge,
+    /// Events on policies that are still to be created.
+    pub policy_events_waiting: Gauge,
+    policy_events: Family<ByAnnounced, Counter>,
+    sizes: Sizes,
     watches: WatchMetrics,
 }
 
@@ -167,12 +225,17 @@ impl Default for Metrics {
             drift_check_duration: histogram(),
             drift_repairs: Counter::default(),
             denied_packets: Family::default(),
+            unknown_pod_packets: Counter::default(),
             verified_marks: Gauge::default(),
             pods: Gauge::default(),
             node_pods: Gauge::default(),
+            nodes: Gauge::default(),
             policies: Gauge::default(),
             isolated_policies: Gauge::default(),
             address_conflicts: Gauge::default(),
+            policy_events_waiting: Gauge::default(),
+            policy_events: Family::default(),
+            sizes: Sizes::default(),
             watches: WatchMetrics::default(),
         };
         // Every label value exists from the start, so that a rate over a first failure is seen.
@@ -180,6 +243,10 @@ impl Default for Metrics {
             drop(metrics.reads.get_or_create(&ByOutcome { outcome }));
             drop(metrics.applies.get_or_create(&ByOutcome { outcome }));
         }
+        for outcome in [Announced::Posted, Announced::Known, Announced::Failed] {
+            drop(metrics.policy_events.get_or_create(&ByAnnounced { outcome }));
+        }
+        metrics.enforced(&Enforced::default());
         for resource in Resource::ALL {
             metrics.watch(resource, &Health::default());
         }
@@ -200,6 +267,31 @@ impl Metrics {
     pub fn succeeded_now(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last_success.set(now.unwrap_or(Duration::ZERO).as_secs_f64());
+    }
+
+    /// Tells how large what is enforced is.
+    pub fn enforced(&self, enforced: &Enforced) {
+        let sizes = &self.sizes;
+        for (direction, half) in [
+            (Direction::Ingress, enforced.ingress),
+            (Direction::Egress, enforced.egress),
+        ] {
+            let by = ByDirection {
+                direction: word(direction),
+            };
+            sizes.groups.get_or_create(&by).set(half.groups as i64);
+            sizes.classes.get_or_create(&by).set(half.classes as i64);
+        }
+        let table = &enforced.table;
+        sizes.chains.set(table.chains as i64);
+        sizes.rules.set(table.rules as i64);
+        sizes.sets.set(table.sets as i64);
+        sizes.elements.set(table.elements as i64);
+    }
+
+    /// Counts a request to create an Event.
+    pub fn announced(&self, outcome: Announced) {
+        self.policy_events.get_or_create(&ByAnnounced { outcome }).inc();
     }
 
     /// Tells how a watch fares.
@@ -242,12 +334,23 @@ impl Metrics {
         r.register_with_unit("drift_check_duration", "Comparing the table in the kernel with what it should be", Unit::Seconds, self.drift_check_duration.clone());
         r.register("drift_repairs", "Changes of the table by others that were undone", self.drift_repairs.clone());
         r.register("denied_packets", "Packets that policy denied, by the pod whose policies did", self.denied_packets.clone());
+        r.register("unknown_pod_packets", "Packets from or to an address of this node's pods that no known pod has", self.unknown_pod_packets.clone());
         r.register("verified_marks", "Whether packets of judged connections pass by their mark", self.verified_marks.clone());
         r.register("pods", "Live pods in the cluster", self.pods.clone());
         r.register("node_pods", "Live pods on this node that policy can select", self.node_pods.clone());
+        r.register("nodes", "Nodes that pods run on", self.nodes.clone());
         r.register("policies", "Policies that select a pod of this node", self.policies.clone());
+        let s = &self.sizes;
+        r.register("groups", "Sorts of pods of this node, by the policies that select them", s.groups.clone());
+        r.register("classes", "Sorts of peers that these policies tell apart", s.classes.clone());
+        r.register("chains", "Chains of the table inet palisade", s.chains.clone());
+        r.register("rules", "Rules of the table", s.rules.clone());
+        r.register("sets", "Sets and maps of the table", s.sets.clone());
+        r.register("elements", "Elements of these, without the records of denials", s.elements.clone());
         r.register("isolated_policies", "Policies whose rules the kernel refuses, and which therefore allow nothing", self.isolated_policies.clone());
         r.register("address_conflicts", "Addresses that more than one live pod claims", self.address_conflicts.clone());
+        r.register("policy_events", "Requests to create Events on policies that are not enforced as they are written", self.policy_events.clone());
+        r.register("policy_events_waiting", "Such Events that this agent has yet to create", self.policy_events_waiting.clone());
         let w = &self.watches;
         r.register("watch_objects", "Objects known from the API server", w.objects.clone());
         r.register("watch_invalid_objects", "Objects of the API server that cannot be read", w.invalid.clone());
@@ -261,14 +364,24 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Name, labels and type of every metric in the manual.
+    fn documented() -> Vec<(String, BTreeSet<String>, String)> {
+        let row = |line: &'static str| {
+            let (name, rest) = line.strip_prefix("| `palisade_")?.split_once("` | ")?;
+            let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+            let labels = labels.trim_end_matches('}').split(',').filter(|l| !l.is_empty());
+            let (kind, _) = rest.split_once(" | ")?;
+            Some((name.to_owned(), labels.map(str::to_owned).collect(), kind.to_owned()))
+        };
+        include_str!("../../docs/agent.md").lines().filter_map(row).collect()
+    }
 
     #[test]
     fn every_metric_is_documented_and_no_other() {
-        let documented: Vec<&str> = include_str!("../../docs/agent.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `palisade_")?.split(['`', '{']).next())
-            .collect();
         let metrics = Metrics::default();
         // A counter by pod is not exposed before there is a pod.
         let pod = PodName {
@@ -281,17 +394,56 @@ mod tests {
                 .get_or_create(&ByPod::new(&pod, Direction::Ingress)),
         );
         let text = metrics.encode().expect("text");
-        let exposed: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE palisade_"))
-            .map(|line| line.rsplit_once(' ').expect("a name and a type"))
-            .map(|(name, _)| name)
-            .collect();
-        let bare: Vec<&str> = documented
-            .iter()
-            .map(|name| name.trim_end_matches("_total").trim_end_matches("_info"))
-            .collect();
-        assert_eq!(bare, exposed);
+        let exposed = text.lines().filter_map(|line| {
+            let (name, kind) = line.strip_prefix("# TYPE palisade_")?.split_once(' ')?;
+            // The name of a sample says more than that of its family.
+            let name = match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            };
+            let sample = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("palisade_")?.strip_prefix(&name))
+                .find_map(|rest| rest.strip_prefix('{')?.split_once("} "));
+            let labels = sample.map_or("", |(labels, _)| labels).split(',');
+            let labels = labels.filter_map(|label| label.split_once('='));
+            Some((
+                name,
+                labels.map(|(label, _)| label.to_owned()).collect(),
+                kind.to_owned(),
+            ))
+        });
+        assert_eq!(documented(), exposed.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_exposition_is_that_of_openmetrics() {
+        let text = Metrics::default().encode().expect("text");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let of = |kind: &str| -> Vec<&str> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(kind));
+            lines.filter_map(|line| line.split(' ').next()).collect()
+        };
+        let (helped, typed) = (of("# HELP "), of("# TYPE "));
+        assert_eq!(helped, typed);
+        assert!(
+            typed.len() > 20 && typed.iter().all(|name| name.starts_with("palisade_")),
+            "{typed:?}"
+        );
+        for name in of("# UNIT ") {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = name.split('{').next().expect("a name");
+            let suffixes = ["", "_total", "_info", "_count", "_sum", "_bucket"];
+            let family = suffixes
+                .iter()
+                .find_map(|s| typed.iter().find(|t| name == format!("{t}{s}")));
+            assert!(family.is_some(), "{line}");
+        }
     }
 
     #[test]

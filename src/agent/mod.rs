@@ -1,5 +1,6 @@
 //! The node agent: a folder of manifests or an API server goes in, the kernel's nftables follow it.
 
+pub mod announce;
 mod backoff;
 pub mod bridge;
 pub mod denials;

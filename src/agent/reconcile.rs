@@ -4,13 +4,14 @@
 //! Every step blocks: reading files, compiling, nft. The loop must therefore have a thread of its own, such as the one
 //! that calls `block_on` of a runtime whose workers do the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
 use policy_compiler::addresses::AddressConflict;
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -23,7 +24,7 @@ use super::http::Shared;
 use super::isolate::{Isolation, Policies};
 use super::metrics::{ByOutcome, Outcome};
 use super::readiness::Cause;
-use crate::nft::{Kernel, KernelError};
+use crate::nft::{Kernel, KernelError, Settings, UnknownPods};
 
 /// How often the folder is read although nothing has been seen to change: inotify does not see everything (a network
 /// file system, a directory far above the folder moved away).
@@ -32,6 +33,9 @@ pub const READ_EVERY: Duration = Duration::from_secs(30);
 /// How often the agent looks whether somebody else has changed the table. Nearly always that is one netlink message (35
 /// microseconds); only when some table has changed since, nft lists ours.
 pub const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the nodes are counted: no more depends on it than how often something is told.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 
 /// Listing a large table takes long, and so does reading many manifests. Each is done so seldom, when nothing tells that it
 /// is worth it, that it takes one part in so many of the time.
@@ -93,6 +97,7 @@ pub struct Reconciler<R, K> {
     backoff: Backoff,
     retry_at: Option<Instant>,
     check_at: Instant,
+    count_at: Instant,
     /// When all listings so far have had their share of the time; not before then is the table listed again.
     list_at: Instant,
     repaired_at: Option<Instant>,
@@ -127,6 +132,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             backoff: Backoff::default(),
             retry_at: None,
             check_at: Instant::now(),
+            count_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
             unmarked: None,
@@ -260,6 +266,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         let result = self.bring(closed.as_ref().unwrap_or(&cluster));
         self.cluster = Some(cluster);
         self.policies_changed = true;
+        self.count_nodes();
         self.check_bridges();
         let result = self.or_isolate(result);
         self.settle(result);
@@ -354,23 +361,23 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 readiness.clear(Cause::Starting);
                 readiness.clear(Cause::Kernel);
                 metrics.succeeded_now();
-                self.shared.noted.held(&self.enforcer, &applied);
+                let lag = self.waiting_since.take().map(|since| since.elapsed());
+                metrics.enforced(&self.shared.noted.held(&self.enforcer, &applied, lag));
                 self.backoff.reset();
                 self.retry_at = None;
-                let since = self.waiting_since.take();
                 if applied.changed {
-                    if let Some(since) = since {
-                        metrics.event_to_kernel.observe(since.elapsed().as_secs_f64());
+                    if let Some(lag) = lag {
+                        metrics.event_to_kernel.observe(lag.as_secs_f64());
                     }
                     metrics.apply_duration.observe(applied.duration.as_secs_f64());
                     metrics.operations.inc_by(applied.operations as u64);
                     // Pods come and go all day in a large cluster.
-                    match since {
+                    match lag {
                         None => {
                             info!(operations = applied.operations, took = ?applied.duration, "the kernel follows the source")
                         }
-                        Some(since) => {
-                            debug!(operations = applied.operations, took = ?applied.duration, lag = ?since.elapsed(), "the kernel follows the API server")
+                        Some(lag) => {
+                            debug!(operations = applied.operations, took = ?applied.duration, ?lag, "the kernel follows the API server")
                         }
                     }
                     // What the table looks like now is what later looks are compared with.
@@ -394,6 +401,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Looks whether somebody else has changed the table, and undoes it.
     fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
+        if Instant::now() >= self.count_at {
+            self.count_nodes();
+        }
         self.check_bridges();
         if let Err(error) = self.verify() {
             return self.settle(Err(error));
@@ -431,6 +441,14 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         }
     }
 
+    /// Counts the nodes that pods run on. Node objects are not asked: an agent need not know those of other nodes.
+    fn count_nodes(&mut self) {
+        self.count_at = Instant::now() + COUNT_EVERY;
+        let pods = self.cluster.iter().flat_map(|cluster| cluster.pods.values());
+        let nodes: HashSet<&Name> = pods.filter_map(|pod| pod.node.as_ref()).collect();
+        self.shared.metrics.nodes.set(nodes.len() as i64);
+    }
+
     /// Looks whether packets between pods on a bridge meet the rules: the agent is not ready while they do not.
     fn check_bridges(&mut self) {
         let (Some(bridges), Some(cluster)) = (&self.bridges, &self.cluster) else {
@@ -450,9 +468,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
             let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
-            let mode = enforcer.settings().mode;
+            let settings = enforcer.settings();
             self.denials
-                .look(enforcer.kernel(), enforcer.node(), cluster, mode, metrics);
+                .look(enforcer.kernel(), enforcer.node(), cluster, settings, metrics);
         }
     }
 
@@ -491,13 +509,29 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 "there is neither a Node {node} nor a pod on it: there is nothing to enforce here"
             ));
         }
+        warnings.extend(uncovered(self.enforcer.node(), self.enforcer.settings(), summary));
         metrics.isolated_policies.set(self.isolation.count() as i64);
+        self.shared.noted.note_refused(self.isolation.network_policies());
         warnings.extend(self.isolation.lines());
         findings.extend(warnings.iter().cloned());
         readiness.warn(warnings);
         for finding in news(&mut self.findings, &findings) {
             warn!("{finding}");
         }
+    }
+}
+
+/// What `--unknown-pods drop` cannot do here. A node that nobody knows has no range: to guess one would cut off pods.
+fn uncovered(node: &Name, settings: Settings, summary: &Summary) -> Option<String> {
+    match (settings.unknown_pods, summary.pod_ranges, summary.pods_outside_ranges) {
+        (UnknownPods::Allow, ..) => None,
+        (UnknownPods::Drop, 0, _) => Some(format!(
+            "--unknown-pods drop is without effect: no Node {node} with podCIDRs is known"
+        )),
+        (UnknownPods::Drop, _, 0) => None,
+        (UnknownPods::Drop, _, outside) => Some(format!(
+            "--unknown-pods drop covers only a part of the pods here: {outside} of their addresses are outside the podCIDRs of Node {node}"
+        )),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use super::announce::Announcer;
 use super::bridge::{self, Bridges};
 use super::enforcer::Enforcer;
 use super::folder::{self, Folder};
@@ -119,7 +120,7 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
         Source::Cluster(target) => Some(Access::new(target.clone())?),
     };
     info!(
-        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, from = describe(&options.source, access.as_ref()), %http, nft,
+        node = %options.node, mode = %options.settings.mode, deny = %options.settings.deny_action, unknown_pods = %options.settings.unknown_pods, from = describe(&options.source, access.as_ref()), %http, nft,
         table = if earlier { "to be replaced" } else { "to be made" }, "starting"
     );
 
@@ -137,11 +138,17 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     let bridges = Bridges::new(options.bridges);
     match (&options.source, access) {
         (Source::Cluster(_), Some(access)) => {
-            let watches = Watches::start(Arc::new(access), Timing::default());
+            let access = Arc::new(access);
+            let watches = Watches::start(access.clone(), Timing::default());
+            let known = watches.known();
             if let Some((live, mut changes)) = live::start(watches, &shared, &mut stop).await {
+                let announcer = Announcer::new(access, enforcer.node().clone(), shared.metrics.clone());
+                let announcing = announcer.run(known, shared.noted.clone());
                 let mut reconciler = Reconciler::new(live, enforcer, shared).with_bridges(bridges);
                 // A snapshot can always be read; what nft refuses is tried again.
                 drop(reconciler.start());
+                // Not before: the loop has now counted the nodes.
+                tokio::spawn(announcing);
                 reconciler.run(&mut changes, stop).await;
             }
         }

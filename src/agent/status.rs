@@ -1,10 +1,10 @@
 //! What this node enforces, in numbers: the loop notes them after each apply, `/status` serves them as JSON, and
 //! `palisade status` reads that. The JSON is stable; docs/cli.md explains every field.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use policy_compiler::policy::Direction;
+use policy_compiler::policy::{Direction, PolicyName};
 use serde::{Deserialize, Serialize};
 
 use super::enforcer::{Applied, Enforcer};
@@ -34,7 +34,7 @@ pub struct Status {
     /// What is worth telling all the same.
     pub warnings: Vec<String>,
     /// How long ago the kernel was last known to hold the current policy, in seconds; none when it never did.
-    pub lag_seconds: Option<f64>,
+    pub held_seconds_ago: Option<f64>,
     /// What is enforced; none before the first apply.
     pub enforced: Option<Enforced>,
     /// The last transaction; none before the first.
@@ -51,6 +51,8 @@ pub struct Enforced {
     pub mode: String,
     /// `drop` or `reject`.
     pub deny_action: String,
+    /// `allow` or `drop`.
+    pub unknown_pods: String,
     /// Live pods in the cluster.
     pub cluster_pods: usize,
     /// Those on this node that policy can select.
@@ -97,6 +99,9 @@ pub struct LastApply {
     pub seconds_ago: f64,
     /// How long the kernel took.
     pub seconds: f64,
+    /// From the arrival of the first event that it brought until the kernel held it, in seconds; none when it was no event of an API
+    /// server that it followed.
+    pub lag_seconds: Option<f64>,
     /// Its operations, each element counted.
     pub operations: usize,
 }
@@ -108,18 +113,48 @@ pub struct Noted(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     enforced: Option<Enforced>,
-    applied: Option<(Instant, Applied)>,
+    applied: Option<Last>,
+    refused: Vec<PolicyName>,
+}
+
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    applied: Applied,
+    lag: Option<Duration>,
 }
 
 impl Noted {
-    /// The kernel holds what this enforcer wants, by what was done or without a change.
-    pub fn held<K: Kernel>(&self, enforcer: &Enforcer<K>, applied: &Applied) {
+    /// The kernel holds what this enforcer wants, by what was done or without a change; so long after the first event that it
+    /// brought.
+    pub fn held<K: Kernel>(&self, enforcer: &Enforcer<K>, applied: &Applied, lag: Option<Duration>) -> Enforced {
         let enforced = Enforced::of(enforcer);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.enforced = Some(enforced);
+        let mut state = self.state();
+        state.enforced = Some(enforced.clone());
         if applied.changed {
-            state.applied = Some((Instant::now(), applied.clone()));
+            state.applied = Some(Last {
+                at: Instant::now(),
+                applied: applied.clone(),
+                lag,
+            });
         }
+        enforced
+    }
+}
+
+impl Noted {
+    /// The NetworkPolicies whose rules the kernel refuses.
+    pub fn note_refused(&self, policies: Vec<PolicyName>) {
+        self.state().refused = policies;
+    }
+
+    /// See [`Self::note_refused`].
+    pub fn refused(&self) -> Vec<PolicyName> {
+        self.state().refused.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,6 +178,7 @@ impl Enforced {
             node: enforcer.node().to_string(),
             mode: settings.mode.to_string(),
             deny_action: settings.deny_action.to_string(),
+            unknown_pods: settings.unknown_pods.to_string(),
             cluster_pods: summary.pods,
             node_pods: summary.node_pods,
             policies: summary.policies,
@@ -157,15 +193,16 @@ impl Status {
     /// As of now.
     pub fn of(shared: &Shared) -> Self {
         let (problems, warnings) = shared.readiness.lines();
-        let state = shared.noted.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_apply = state.applied.as_ref().map(|(at, applied)| LastApply {
+        let state = shared.noted.state();
+        let last_apply = state.applied.as_ref().map(|Last { at, applied, lag }| LastApply {
             seconds_ago: at.elapsed().as_secs_f64(),
             seconds: applied.duration.as_secs_f64(),
+            lag_seconds: lag.map(|lag| lag.as_secs_f64()),
             operations: applied.operations,
         });
         let succeeded = shared.metrics.last_success.get();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let lag = now.unwrap_or(Duration::ZERO).as_secs_f64() - succeeded;
+        let ago = now.unwrap_or(Duration::ZERO).as_secs_f64() - succeeded;
         Status {
             api_version: API_VERSION.to_owned(),
             kind: KIND.to_owned(),
@@ -174,7 +211,7 @@ impl Status {
             problems,
             warnings,
             // A clock that was set back makes no success lie in the future.
-            lag_seconds: (succeeded > 0.0).then(|| lag.max(0.0)),
+            held_seconds_ago: (succeeded > 0.0).then(|| ago.max(0.0)),
             enforced: state.enforced.clone(),
             last_apply,
         }

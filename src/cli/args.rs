@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Lint(LintArgs),
     /// Check connectivity tests; every case is proven over all pairs and ports that it speaks of
     Test(TestArgs),
+    /// Show what a change opens and closes: connections, not lines of text
+    Diff(DiffArgs),
     /// Enforce policy on this node
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
@@ -183,6 +185,32 @@ pub(crate) struct TestArgs {
     pub(crate) output: TestOutput,
 }
 
+const PRUNE: &str = "\
+With --overlay or --live, NEW stands for the cluster after `kubectl apply -f NEW`: objects of the same kind, namespace and name are \
+replaced, a workload's template goes onto the pods that it has, and everything else stays.
+Exit codes: 0 no difference; 1 differences; 2 bad usage or input. Objects that changed without effect are no difference.";
+
+/// `palisade diff`
+#[derive(Debug, Args)]
+#[command(after_help = PRUNE, override_usage = "palisade diff [OPTIONS] OLD NEW\n       palisade diff [OPTIONS] --live NEW")]
+pub(crate) struct DiffArgs {
+    /// Manifests of the cluster before, then of the cluster after: each a file, a folder (with all that is in it), or - for standard
+    /// input (one of them); with --live, only what is to be applied
+    #[arg(value_name = "PATH", required = true, num_args = 1..=2)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// NEW is put over OLD, as kubectl apply would
+    #[arg(long)]
+    pub(crate) overlay: bool,
+    /// Also remove the NetworkPolicies that NEW does not have, in the namespaces for which it has any
+    #[arg(long)]
+    pub(crate) prune: bool,
+    #[command(flatten)]
+    pub(crate) live: Live,
+    /// The form of the answer: for people, for programs, or for a comment on a pull request
+    #[arg(short, long, value_enum, default_value_t = DiffOutput::Text)]
+    pub(crate) output: DiffOutput,
+}
+
 /// `palisade agent`
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
@@ -210,6 +238,9 @@ pub(crate) struct AgentArgs {
     /// What the sender of a denied packet hears: nothing, or a TCP reset (an ICMP error for other protocols)
     #[arg(long, value_enum, default_value_t = DenyAction::Drop, value_name = "ACTION")]
     pub(crate) deny_action: DenyAction,
+    /// What becomes of packets from or to an address of this node's podCIDRs that no pod in the API has (yet)
+    #[arg(long, value_enum, default_value_t = UnknownPods::Allow, value_name = "ACTION")]
+    pub(crate) unknown_pods: UnknownPods,
     /// Bits of the connection mark (ct mark) that nobody else uses, such as 0xffff0000: packets of connections that have been
     /// judged pass by them at once
     #[arg(long, value_name = "MASK")]
@@ -320,6 +351,15 @@ pub(crate) enum DenyAction {
     Reject,
 }
 
+/// What becomes of packets of pods that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnknownPods {
+    /// They are judged like those of any other address
+    Allow,
+    /// They are dropped
+    Drop,
+}
+
 /// The forms of `compile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CompileOutput {
@@ -366,6 +406,14 @@ pub(crate) enum LintOutput {
     Sarif,
     /// Annotations of a GitHub workflow
     Github,
+}
+
+/// The forms of `diff`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiffOutput {
+    Text,
+    Json,
+    Markdown,
 }
 
 /// The forms of `test`.

@@ -1,6 +1,6 @@
 //! The cluster that a command is about: manifests, or with `--live` the one that runs, read once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -9,7 +9,7 @@ use k8s_openapi::jiff::{Timestamp, Unit};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::diagnostics::Code;
 
-use super::args::{Live, Manifests};
+use super::args::{DiffArgs, Live, Manifests};
 use super::note;
 use super::output::count;
 use crate::agent::source::{Access, Count, Remark, Snapshot, Target, Timing, Wanted, snapshot};
@@ -32,6 +32,37 @@ pub(crate) fn load(manifests: &Manifests) -> anyhow::Result<Loaded> {
         Some(target) => live(&target, Wanted::Services),
         None => Ok(manifests::load(&manifests.paths)?),
     }
+}
+
+/// The clusters that are to be compared: two of manifests, or one with manifests put over it.
+pub(crate) fn versions(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
+    let over = |before: Loaded, path: &Path| {
+        let after = before.overlay(&one(path)?, args.prune);
+        Ok((before, after))
+    };
+    match (args.paths.as_slice(), args.live.target()) {
+        ([path], Some(target)) => over(live(&target, Wanted::Policy)?, path),
+        (_, Some(_)) => {
+            anyhow::bail!("with --live the old cluster is the one that runs: give one PATH, what is to be applied")
+        }
+        ([old, new], None) if is_stdin(old) && is_stdin(new) => {
+            anyhow::bail!("OLD and NEW cannot both be standard input: give one of them as a file or a folder")
+        }
+        ([old, new], None) if args.overlay => over(one(old)?, new),
+        ([_, _], None) if args.prune => {
+            anyhow::bail!("--prune is about what NEW is put over: give --overlay or --live as well")
+        }
+        ([old, new], None) => Ok((one(old)?, one(new)?)),
+        _ => anyhow::bail!("give two PATHs, OLD and NEW, or --live and one"),
+    }
+}
+
+fn one(path: &Path) -> anyhow::Result<Loaded> {
+    Ok(manifests::load(&[path.to_owned()])?)
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// Reads a live cluster, as what manifests of its objects would be loaded as, and says on standard error where it is from.
@@ -119,6 +150,11 @@ fn read(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, String)> {
 }
 
 async fn read_all(target: &Target, wanted: Wanted) -> anyhow::Result<(Loaded, String)> {
+    if matches!(target, Target::Kubeconfig { file: None, .. }) && !has_kubeconfig() {
+        anyhow::bail!(
+            "there is no kubeconfig (KUBECONFIG is not set, and there is no ~/.kube/config): name one with --kubeconfig FILE"
+        );
+    }
     let access = Access::new(target.clone())?;
     let server = &access.info().server;
     let (seen, mut progress) = (Count::default(), Progress::new());

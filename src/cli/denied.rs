@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::describe::title;
 use super::output::{self, API_VERSION, Style, columns};
 use super::verdict::Verdict;
+use crate::nft::denials::unknown_words;
 use crate::nft::{Denial, Kernel};
 
 /// How often `--watch` looks.
@@ -96,11 +97,59 @@ struct Row {
     reason: Option<String>,
 }
 
+/// What entries are joined with.
+struct Known<'a> {
+    cluster: &'a Cluster,
+    evaluator: Evaluator<'a>,
+    /// Whether the kernel has rules for pods that nobody knows.
+    drops_unknown: bool,
+}
+
+impl Known<'_> {
+    /// What policy says of a denied connection: now, if audited policies were in force, and why.
+    fn decide(&self, denial: &Denial) -> Decided {
+        let ends = [denial.from, denial.to].map(|address| self.evaluator.addresses().endpoint(address));
+        let decision = self.evaluator.decide(&ends[0], &ends[1], denial.traffic());
+        let unknown = denial.unknown_end(self.cluster, self.evaluator.addresses(), None);
+        let passes = decision.allowed && decision.would_be_allowed();
+        let by_link = denial.by_shared_link().filter(|_| passes);
+        let reason = match (unknown.filter(|_| self.drops_unknown), decision.allowed) {
+            (None, _) => by_link.map_or_else(|| decision.to_string(), str::to_owned),
+            (Some(address), true) => unknown_words(address),
+            // Of another node's ranges, perhaps: nobody here can tell which node this is.
+            (Some(address), false) => format!("{}; {decision}", unknown_words(address)),
+        };
+        let dropped = self.drops_unknown && unknown.is_some();
+        Decided {
+            allowed: decision.allowed && !dropped && by_link.is_none(),
+            audited: decision.allowed && !decision.would_be_allowed() && !dropped,
+            reason,
+        }
+    }
+}
+
+struct Decided {
+    allowed: bool,
+    /// Whether only audited policies deny it.
+    audited: bool,
+    reason: String,
+}
+
 impl Report {
-    /// Joins entries with a cluster, if there is one.
-    pub(crate) fn new(denials: &[Denial], cluster: Option<&Cluster>, filter: &Filter, now: SystemTime) -> Self {
-        let evaluator = cluster.map(Evaluator::new);
-        let rows = denials.iter().map(|denial| Row::new(denial, evaluator.as_ref(), now));
+    /// Joins entries with a cluster, if there is one. Whether the kernel drops unknown pods tells why some were denied.
+    pub(crate) fn new(
+        denials: &[Denial],
+        cluster: Option<&Cluster>,
+        drops_unknown: bool,
+        filter: &Filter,
+        now: SystemTime,
+    ) -> Self {
+        let known = cluster.map(|cluster| Known {
+            cluster,
+            evaluator: Evaluator::new(cluster),
+            drops_unknown,
+        });
+        let rows = denials.iter().map(|denial| Row::new(denial, known.as_ref(), now));
         Report {
             rows: rows.filter(|row| filter.admits(row)).collect(),
         }
@@ -177,17 +226,11 @@ impl Filter {
 }
 
 impl Row {
-    fn new(denial: &Denial, evaluator: Option<&Evaluator<'_>>, now: SystemTime) -> Self {
+    fn new(denial: &Denial, known: Option<&Known<'_>>, now: SystemTime) -> Self {
         let seen = now.checked_sub(denial.ago).unwrap_or(SystemTime::UNIX_EPOCH);
         let since_1970 = seen.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let decision = evaluator.map(|evaluator| {
-            let ends = [denial.from, denial.to].map(|address| evaluator.addresses().endpoint(address));
-            evaluator.decide(&ends[0], &ends[1], denial.traffic())
-        });
-        let passes = decision
-            .as_ref()
-            .is_some_and(|decision| decision.allowed && decision.would_be_allowed());
-        let by_link = denial.by_shared_link().filter(|_| passes);
+        let decided = known.map(|known| known.decide(denial));
+        let evaluator = known.map(|known| &known.evaluator);
         Row {
             from: Who::new(denial.from, evaluator),
             to: Who::new(denial.to, evaluator),
@@ -196,14 +239,9 @@ impl Row {
             bytes: denial.bytes,
             seconds_ago: denial.ago.as_secs(),
             last_seen: since_1970.as_secs(),
-            verdict: decision
-                .as_ref()
-                .map(|decision| Verdict::one(decision.allowed && by_link.is_none())),
-            audit_verdict: decision
-                .as_ref()
-                .filter(|decision| decision.allowed && !decision.would_be_allowed())
-                .map(|_| Verdict::Deny),
-            reason: decision.map(|decision| by_link.map_or_else(|| decision.to_string(), str::to_owned)),
+            verdict: decided.as_ref().map(|decided| Verdict::one(decided.allowed)),
+            audit_verdict: decided.as_ref().filter(|d| d.audited).map(|_| Verdict::Deny),
+            reason: decided.map(|decided| decided.reason),
         }
     }
 
@@ -331,7 +369,7 @@ spec:
     fn report(cluster: bool, filter: &Filter) -> Report {
         let loaded = crate::manifests::parse("cluster.yaml", CLUSTER).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        Report::new(&record(), cluster.then_some(&loaded.cluster), filter, now)
+        Report::new(&record(), cluster.then_some(&loaded.cluster), false, filter, now)
     }
 
     fn plain(text: &str) -> String {
@@ -354,6 +392,7 @@ spec:
         let report = Report::new(
             &record()[2..3],
             Some(&loaded.cluster),
+            false,
             &Filter::default(),
             SystemTime::UNIX_EPOCH,
         );
@@ -373,12 +412,48 @@ spec:
             denial("10.244.1.2", "192.0.2.1", "udp", Some(5353), 1, 0),
         ];
         let filter = Filter::default();
-        let report = Report::new(&record, Some(&loaded.cluster), &filter, SystemTime::UNIX_EPOCH);
+        let report = Report::new(&record, Some(&loaded.cluster), false, &filter, SystemTime::UNIX_EPOCH);
         let text = plain(&report.text(false));
         let told: Vec<bool> = text.lines().map(|line| line.contains("addressed to no pod")).collect();
         assert_eq!(told, [true, true, false], "{text}");
         assert!(text.contains("allowed now"), "{text}");
         assert_eq!(report.json().unwrap().matches("\"verdict\": \"deny\"").count(), 2);
+    }
+
+    #[test]
+    fn an_unknown_pod_is_told_where_the_kernel_drops_it() {
+        let text = CLUSTER.replace(
+            "metadata: {name: worker-2}",
+            "metadata: {name: worker-2}\nspec: {podCIDR: 10.244.1.0/24}",
+        );
+        let loaded = crate::manifests::parse("cluster.yaml", &text).unwrap();
+        let record = [
+            denial("10.244.1.9", "10.244.1.2", "tcp", Some(80), 1, 0),
+            denial("10.244.1.9", "10.244.1.3", "tcp", Some(80), 1, 0),
+            denial("10.244.2.9", "10.244.1.2", "tcp", Some(80), 1, 0),
+        ];
+        let lines = |drops_unknown| {
+            let now = SystemTime::UNIX_EPOCH;
+            let report = Report::new(&record, Some(&loaded.cluster), drops_unknown, &Filter::default(), now);
+            plain(&report.text(false))
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let (told, off) = (lines(true), lines(false));
+        assert!(
+            told[0].ends_with("80/TCP  no pod of the cluster has 10.244.1.9 (--unknown-pods drop)"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].contains("has 10.244.1.9 (--unknown-pods drop); ingress isolated by shop/db"),
+            "{told:?}"
+        );
+        assert!(
+            told[2].contains("allowed now") && off[0].contains("allowed now"),
+            "{told:?} {off:?}"
+        );
+        assert!(off[1].contains("80/TCP  ingress isolated by shop/db"), "{off:?}");
     }
 
     #[test]

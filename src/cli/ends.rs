@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use policy_compiler::cells::{AddressRange, predecessor, successor};
 use policy_compiler::cluster::{Cluster, Endpoint, Pod};
 use policy_compiler::compile::{Subjects, compile};
@@ -215,27 +215,25 @@ impl Compiled {
 
     /// A CIDR cut into regions: at every CIDR of every policy, and around each node's address.
     pub(crate) fn regions(&self, cidr: IpNet) -> Vec<Region> {
-        let mut found: Vec<(IpNet, Vec<IpNet>)> = vec![(cidr, Vec::new())];
-        // CIDRs are nested or disjoint, so a stack of the open ones finds the smallest that holds the next.
-        let mut open: Vec<usize> = vec![0];
-        for net in self.nets.iter().filter(|n| cidr.contains(*n) && **n != cidr) {
-            while open.last().is_some_and(|at| !found[*at].0.contains(net)) {
-                open.pop();
-            }
-            if let Some(parent) = open.last() {
-                found[*parent].1.push(*net);
-            }
-            open.push(found.len());
-            found.push((*net, Vec::new()));
+        regions(&self.nets, cidr, |address| {
+            self.table.addresses().pod(address).is_some()
+        })
+    }
+
+    /// All addresses but those of pods of either cluster, cut into regions at what either cluster tells apart; of IPv6 only where one of
+    /// them knows it.
+    pub(crate) fn common_regions(&self, other: &Compiled) -> Vec<Region> {
+        let mut nets: Vec<IpNet> = self.nets.iter().chain(&other.nets).copied().collect();
+        order(&mut nets);
+        let books = [self, other].map(|compiled| compiled.table.addresses());
+        let taken = |address: IpAddr| books.iter().any(|book| book.pod(address).is_some());
+        let mut found = regions(&nets, IpNet::V4(Ipv4Net::default()), taken);
+        let six = regions(&nets, IpNet::V6(Ipv6Net::default()), taken);
+        let mut pods = books.iter().flat_map(|book| book.pod_addresses());
+        if six.len() > 1 || pods.any(|(address, _)| address.is_ipv6()) {
+            found.extend(six);
         }
-        let taken = |address: IpAddr| self.table.addresses().pod(address).is_some();
         found
-            .into_iter()
-            .filter_map(|(cidr, holes)| {
-                let example = example(cidr, &holes, taken)?;
-                Some(Region { cidr, holes, example })
-            })
-            .collect()
     }
 
     /// The smallest CIDR of any policy (or node's address) that holds an address: two addresses with the same one are
@@ -299,9 +297,38 @@ fn nets(cluster: &Cluster, table: &Table) -> Vec<IpNet> {
     // A node's address is apart from its neighbours: it and the pods of its node always reach each other.
     let on_a_node = |address: &&IpAddr| book.node(&Endpoint::Address(**address)).is_some();
     nets.extend(nodes.chain(hosts).filter(on_a_node).map(|a| IpNet::from(*a)));
+    order(&mut nets);
+    nets
+}
+
+/// Sorts so that a net comes before those in it.
+fn order(nets: &mut Vec<IpNet>) {
     nets.sort_by_key(|net| (net.network(), net.prefix_len()));
     nets.dedup();
-    nets
+}
+
+/// A CIDR cut at these nets; a region of which every address is taken is none.
+fn regions(nets: &[IpNet], cidr: IpNet, taken: impl Fn(IpAddr) -> bool) -> Vec<Region> {
+    let mut found: Vec<(IpNet, Vec<IpNet>)> = vec![(cidr, Vec::new())];
+    // CIDRs are nested or disjoint, so a stack of the open ones finds the smallest that holds the next.
+    let mut open: Vec<usize> = vec![0];
+    for net in nets.iter().filter(|n| cidr.contains(*n) && **n != cidr) {
+        while open.last().is_some_and(|at| !found[*at].0.contains(net)) {
+            open.pop();
+        }
+        if let Some(parent) = open.last() {
+            found[*parent].1.push(*net);
+        }
+        open.push(found.len());
+        found.push((*net, Vec::new()));
+    }
+    found
+        .into_iter()
+        .filter_map(|(cidr, holes)| {
+            let example = example(cidr, &holes, &taken)?;
+            Some(Region { cidr, holes, example })
+        })
+        .collect()
 }
 
 /// An address of the CIDR, outside its holes and not taken: one that documentation uses for outsiders if it can be.

@@ -314,7 +314,7 @@ fn audit_words(audit: &Audit) -> String {
 }
 
 /// Where a policy stands in the manifests.
-fn source(loaded: &Loaded, policy: &PolicyName) -> Option<String> {
+pub(crate) fn source(loaded: &Loaded, policy: &PolicyName) -> Option<String> {
     let kind = match policy.namespace {
         Some(_) => "NetworkPolicy",
         None => "ClusterNetworkPolicy",

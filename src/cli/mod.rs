@@ -7,6 +7,7 @@ mod cluster;
 mod compile;
 mod denied;
 mod describe;
+mod diff;
 mod endpoint;
 mod ends;
 mod explain;
@@ -38,10 +39,11 @@ use policy_compiler::table::PodIndex;
 
 use args::{
     AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
-    DenyAction, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs, MatrixOutput, Mode,
-    PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson,
+    DenyAction, DiffArgs, DiffOutput, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs,
+    MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
 };
 use cluster::Known;
+use diff::Diff;
 use ends::Compiled;
 use explain::Question;
 use matrix::Matrix;
@@ -84,6 +86,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Matrix(args) => run_matrix(args),
         Command::Lint(args) => run_lint(args),
         Command::Test(args) => run_test(args),
+        Command::Diff(args) => run_diff(args),
         Command::Agent(args) => run_agent(args),
         Command::Denied(args) => run_denied(args),
         Command::Preflight(args) => run_preflight(args),
@@ -188,6 +191,39 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })
 }
 
+fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
+    let (before, after) = cluster::versions(args)?;
+    warn(&before.warnings);
+    let news = after
+        .warnings
+        .iter()
+        .filter(|warning| !before.warnings.contains(warning));
+    warn(&news.cloned().collect::<Vec<_>>());
+    let [before, after] = [before, after].map(|loaded| {
+        let compiled = Compiled::new(loaded.cluster.clone());
+        (loaded, compiled)
+    });
+    // What was odd before is no news.
+    let known = before.1.diagnostics();
+    let odd = after
+        .1
+        .diagnostics()
+        .into_iter()
+        .filter(|diagnostic| !known.contains(diagnostic));
+    doubt(&odd.collect::<Vec<_>>());
+    let diff = Diff::new(&before, &after);
+    print(&match args.output {
+        DiffOutput::Text => diff.text(),
+        DiffOutput::Json => diff.json()?,
+        DiffOutput::Markdown => diff.markdown(),
+    })?;
+    Ok(if diff.is_empty() {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
+}
+
 fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
     let source = match (&args.manifests, &args.kubeconfig) {
         (Some(folder), _) => agent::Source::Folder(folder.clone()),
@@ -211,6 +247,10 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
                 DenyAction::Reject => nft::DenyAction::Reject,
             },
             verified: args.verified_mark,
+            unknown_pods: match args.unknown_pods {
+                UnknownPods::Allow => nft::UnknownPods::Allow,
+                UnknownPods::Drop => nft::UnknownPods::Drop,
+            },
         },
         bridges: match args.bridge_netfilter {
             BridgeNetfilter::Auto => agent::bridge::Mode::Auto,
@@ -234,8 +274,9 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
     };
+    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
     let report = |record: &[nft::Denial], known: &Known| {
-        denied::Report::new(record, known.cluster(), &filter, std::time::SystemTime::now())
+        denied::Report::new(record, known.cluster(), unknown, &filter, std::time::SystemTime::now())
     };
     if !args.watch {
         let report = report(&record, &known);

@@ -70,6 +70,11 @@ pub(crate) fn text(status: &Status) -> String {
         let half = |half: &Half| format!("{}, {}", count(half.groups, "group"), classes(half.classes));
         let table = &enforced.table;
         rows.push(("mode", denied));
+        let unknown = match enforced.unknown_pods.as_str() {
+            "drop" => "pass nothing until they are known",
+            _ => "are let pass until they are known",
+        };
+        rows.push(("new pods", unknown.to_owned()));
         let pods = count(enforced.node_pods, "pod");
         rows.push((
             "pods",
@@ -104,10 +109,14 @@ pub(crate) fn text(status: &Status) -> String {
             None => "none yet".to_owned(),
         },
     ));
+    if let Some(lag) = status.last_apply.and_then(|last| last.lag_seconds) {
+        let words = format!("{:.0} ms from its first event until the kernel held it", lag * 1000.0);
+        rows.push(("lag", words));
+    }
     rows.push((
-        "lag",
-        match status.lag_seconds {
-            Some(lag) => format!("the kernel held the current policy {} ago", time(lag)),
+        "in force",
+        match status.held_seconds_ago {
+            Some(ago) => format!("the kernel held the current policy {} ago", time(ago)),
             None => "the kernel has never held the current policy".to_owned(),
         },
     ));
@@ -152,7 +161,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "this node: not ready\n  agent       palisade {}\n  last apply  none yet\n  lag         the kernel has never \
+                "this node: not ready\n  agent       palisade {}\n  last apply  none yet\n  in force    the kernel has never \
                  held the current policy\nproblem: starting: the policy has not been applied yet\n",
                 env!("CARGO_PKG_VERSION")
             )

@@ -8,6 +8,7 @@ mod decode;
 mod files;
 mod json;
 mod kinds;
+mod overlay;
 mod problem;
 mod scalar;
 #[cfg(test)]

@@ -4,6 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use policy_compiler::addresses::AddressBook;
+use policy_compiler::cluster::{Cluster, Endpoint};
+use policy_compiler::labels::Name;
 use policy_compiler::ports::{Protocol, Traffic};
 use serde_json::Value;
 
@@ -52,6 +55,18 @@ impl Denial {
         }
     }
 
+    /// Which end of it lies in a range of a node's pods, and is no known pod's or node's: with `--unknown-pods drop` that is why it
+    /// was denied. Only this node's ranges matter there; `node` may be none where nobody knows which it is.
+    pub fn unknown_end(&self, cluster: &Cluster, book: &AddressBook, node: Option<&Name>) -> Option<IpAddr> {
+        let here = |name: &Name| node.is_none_or(|node| node == name);
+        let nodes = || cluster.nodes.values().filter(|node| here(&node.name));
+        let is_known = |address| book.pod(address).is_some() || book.node(&Endpoint::Address(address)).is_some();
+        [self.from, self.to].into_iter().find(|address| {
+            let mut ranges = nodes().flat_map(|node| &node.pod_cidrs);
+            ranges.any(|range| range.contains(address)) && !is_known(*address)
+        })
+    }
+
     /// The traffic in words: `5432/TCP`, `ICMP`.
     pub fn words(&self) -> String {
         match self.traffic() {
@@ -68,6 +83,11 @@ impl Denial {
         (to_many || link_local(self.from) || link_local(self.to))
             .then_some("addressed to no pod, and a pod of the node is isolated: a bridge carries only discovery then")
     }
+}
+
+/// Why a packet of an address was denied that is no known pod's, in words.
+pub fn unknown_words(address: IpAddr) -> String {
+    format!("no pod of the cluster has {address} (--unknown-pods drop)")
 }
 
 /// The sets of the record.
@@ -100,6 +120,18 @@ pub(super) fn parse_counts(json: &str, side: Side) -> Result<Vec<Count>, String>
             }
         })
         .collect()
+}
+
+/// Reads the listing of a chain: the packets that its rules have counted.
+pub(super) fn parse_chain(json: &str) -> Result<u64, String> {
+    let document: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
+    let objects = document["nftables"].as_array().ok_or("there is no list of objects")?;
+    let rules = objects.iter().filter_map(|object| object["rule"]["expr"].as_array());
+    let counters = rules
+        .flatten()
+        .filter(|statement| !statement["counter"].is_null())
+        .map(counter);
+    counters.map(|counted| counted.map(|(packets, _)| packets)).sum()
 }
 
 /// The elements of the only set in a listing.
@@ -208,6 +240,17 @@ mod tests {
             &json.replace(", 80]", ", 80000]"),
         ] {
             assert!(parse_record(odd).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_counter_of_a_chain_is_read() {
+        let json = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"chain": {"family": "inet", "name": "unknown"}},
+            {"rule": {"chain": "unknown", "expr": [{"jump": {"target": "record"}}]}},
+            {"rule": {"chain": "unknown", "expr": [{"counter": {"packets": 7, "bytes": 420}}, {"drop": null}]}}]}"#;
+        assert_eq!(parse_chain(json), Ok(7));
+        for odd in ["", "{}", &json.replace("packets", "p")] {
+            assert!(parse_chain(odd).is_err(), "{odd}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Small constructors of rules' parts, each with the nft text that it stands for.
 
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
 
+use ipnet::IpNet;
 use nftables::expr::{
     BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
     PayloadBase, PayloadField, PayloadRaw, Prefix, Range,
@@ -268,20 +268,6 @@ pub(super) fn destination_is(cast: Cast) -> Statement<'static> {
     compare(Expression::Named(NamedExpression::Fib(kind)), Operator::EQ, cast.text())
 }
 
-/// `ip6 saddr fe80::/10` (RFC 4291, 2.5.6)
-pub(super) fn link_local(field: &'static str) -> Statement<'static> {
-    let prefix = Prefix {
-        addr: Box::new(Expression::String(LINK_LOCAL.to_string().into())),
-        len: LINK_LOCAL_LENGTH,
-    };
-    let prefix = Expression::Named(NamedExpression::Prefix(prefix));
-    compare(header("ip6", field), Operator::EQ, prefix)
-}
-
-/// The IPv6 addresses of one link, by whatever link.
-pub(super) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
-pub(super) const LINK_LOCAL_LENGTH: u32 = 10;
-
 /// `icmpv6 type 130-132`: multicast listener discovery (RFC 2710), without which bridges that snoop lose neighbour discovery.
 /// `icmpv6 type 143`: the same, version 2 (RFC 3810).
 pub(super) fn listener_discovery() -> [Statement<'static>; 2] {
@@ -305,6 +291,19 @@ pub(super) fn server_port_in(ports: PortRange) -> Statement<'static> {
 pub(super) fn peer_in(peer: Expression<'static>, range: AddressRange) -> Statement<'static> {
     let range = [range.first, range.last].map(|address| Expression::String(address.to_string().into()));
     compare(peer, Operator::EQ, Expression::Range(Box::new(Range { range })))
+}
+
+/// `ip saddr 10.244.1.0/24`
+pub(super) fn is_of(address: Expression<'static>, network: IpNet) -> Statement<'static> {
+    let network = Prefix {
+        addr: Box::new(Expression::String(network.network().to_string().into())),
+        len: u32::from(network.prefix_len()),
+    };
+    compare(
+        address,
+        Operator::EQ,
+        Expression::Named(NamedExpression::Prefix(network)),
+    )
 }
 
 /// `<expression> @<set>`

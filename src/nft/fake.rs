@@ -33,6 +33,7 @@ struct Seen {
     /// By set and element.
     counts: BTreeMap<(SetName, Key), u64>,
     record: BTreeMap<Recorded, u64>,
+    unknown: u64,
 }
 
 impl Fake {
@@ -50,6 +51,7 @@ impl Fake {
             for (set, address) in &trace.counted {
                 *seen.counts.entry((*set, Key::Address(*address))).or_default() += 1;
             }
+            seen.unknown += trace.unknown;
             for entry in &trace.recorded {
                 *seen.record.entry(*entry).or_default() += 1;
             }
@@ -138,6 +140,14 @@ impl Kernel for Fake {
         Ok(Some(elements.keys().filter_map(count).collect()))
     }
 
+    fn unknown(&self) -> Result<Option<u64>, KernelError> {
+        let table = self.table();
+        let there = table
+            .as_ref()
+            .is_some_and(|table| table.chains.contains_key(&ChainName::Unknown));
+        Ok(there.then(|| self.seen().unknown))
+    }
+
     /// It tracks no connections.
     fn clear_marks(&self, _: MarkMask) -> Clearing {
         Clearing::ended(Ok(0))
@@ -153,6 +163,7 @@ impl Seen {
                 Operation::DeleteElements(set, keys) => {
                     self.counts.retain(|(s, key), _| s != set || !keys.contains(key));
                 }
+                Operation::FlushChain(ChainName::Unknown) => self.unknown = 0,
                 Operation::DeleteSet(set) => self.counts.retain(|(s, _), _| s != set),
                 _ => {}
             }

@@ -15,7 +15,7 @@ use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
 use super::marks::MarkMask;
-use super::names::{SetName, Side, TABLE, TABLE_FAMILY};
+use super::names::{ChainName, SetName, Side, TABLE, TABLE_FAMILY};
 use super::transaction::{Operation, Transaction};
 
 /// Where transactions go.
@@ -40,6 +40,12 @@ pub trait Kernel {
 
     /// The exact counters of the pods that are judged on a side; none when there is no table that has them.
     fn counts(&self, _side: Side) -> Result<Option<Vec<Count>>, KernelError> {
+        Ok(None)
+    }
+
+    /// The packets that were counted as from or to addresses of this node's pods that nobody knows; none when there are no rules for
+    /// them.
+    fn unknown(&self) -> Result<Option<u64>, KernelError> {
         Ok(None)
     }
 
@@ -229,6 +235,12 @@ impl Kernel for Nft {
         let listed = self.list_set(SetName::Counters(side))?;
         let counts = listed.map(|json| denials::parse_counts(&json, side)).transpose();
         counts.map_err(KernelError::Answer)
+    }
+
+    fn unknown(&self) -> Result<Option<u64>, KernelError> {
+        let listed = self.list(&["chain", TABLE_FAMILY, TABLE, &ChainName::Unknown.to_string()])?;
+        let packets = listed.map(|json| denials::parse_chain(&json)).transpose();
+        packets.map_err(KernelError::Answer)
     }
 
     fn delete(&self) -> Result<(), KernelError> {

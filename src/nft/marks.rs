@@ -29,14 +29,18 @@
 //!   unconfirmed connections are cleared by a rule, and not accepted.
 //! - An entry that is being deleted is out of the table while packets still hold it. Its mark is not accepted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use policy_compiler::policy::Direction;
 use thiserror::Error;
 
-use super::expressions::{accept, back, is_confirmed, is_in, is_unconfirmed, mark_is, mark_is_not, set_mark, subject};
-use super::names::{ChainName, Family, SetName, Side};
+use super::expressions::{
+    accept, back, is_confirmed, is_in, is_unconfirmed, mark_is, mark_is_not, set_mark, state, subject,
+};
+use super::names::{Family, SetName, Side};
 use super::render_base;
 use super::ruleset::Rule;
 use super::transaction::{Operation, OperationError};
@@ -125,7 +129,10 @@ impl Marks {
     /// The rules before all others. Packets without a connection have no mark, and go on.
     ///
     /// `accept` ends this base chain only: chains of other tables see the packet as ever.
-    pub(super) fn first(self) -> Vec<Rule> {
+    ///
+    /// An ICMP error has the mark of the connection that it is about, and may come from anywhere: where unknown pods are to pass
+    /// nothing, it is judged itself.
+    pub(super) fn first(self, errors_judged: bool) -> Vec<Rule> {
         let inherited = |mask: MarkMask| {
             Rule::new([is_unconfirmed(), mark_is_not(mask.bits(), 0), set_mark(mask.bits(), 0)])
                 .commented("a new connection has a mark only by inheritance")
@@ -133,11 +140,15 @@ impl Marks {
         match self {
             Marks::None => Vec::new(),
             Marks::Judging(mask) => vec![inherited(mask)],
-            Marks::Verified(mask, generation) => vec![
-                Rule::new([mark_is(mask.bits(), mask.place(generation)), is_confirmed(), accept()])
-                    .commented("judged since the last change, and allowed"),
-                inherited(mask),
-            ],
+            Marks::Verified(mask, generation) => {
+                let mut judged = vec![mark_is(mask.bits(), mask.place(generation)), is_confirmed()];
+                judged.extend(errors_judged.then(|| state(&["new", "established"])));
+                judged.push(accept());
+                vec![
+                    Rule::new(judged).commented("judged since the last change, and allowed"),
+                    inherited(mask),
+                ]
+            }
         }
     }
 
@@ -166,24 +177,23 @@ impl Marks {
         }
     }
 
-    /// The base chain, and that of IPv6 to which it leads, with these rules.
-    pub fn base_chains(self) -> [(ChainName, Vec<Rule>); 2] {
-        render_base::forward(self)
-    }
-
-    /// What brings these chains in the kernel to these rules. To be put into a transaction.
-    pub fn operations(self) -> Vec<Operation> {
-        let operations = |(chain, rules): (ChainName, Vec<Rule>)| {
+    /// What brings the base chain, and that of IPv6 to which it leads, to these rules. To be put into a transaction. In the
+    /// ranges given, unknown pods pass nothing.
+    pub fn operations(self, ranges: &BTreeSet<IpNet>) -> Vec<Operation> {
+        let operations = |(chain, rules): (_, Vec<Rule>)| {
             let rules = rules.into_iter().map(move |rule| Operation::AddRule(chain, rule));
             std::iter::once(Operation::FlushChain(chain)).chain(rules)
         };
-        self.base_chains().into_iter().flat_map(operations).collect()
+        render_base::forward(self, ranges)
+            .into_iter()
+            .flat_map(operations)
+            .collect()
     }
 
     /// A transaction of [`operations`](Self::operations) alone.
-    pub fn transaction(self) -> Result<super::Transaction, OperationError> {
+    pub fn transaction(self, ranges: &BTreeSet<IpNet>) -> Result<super::Transaction, OperationError> {
         let mut transaction = super::Transaction::default();
-        self.operations()
+        self.operations(ranges)
             .into_iter()
             .try_for_each(|operation| transaction.add(operation))?;
         Ok(transaction)
@@ -241,7 +251,10 @@ mod tests {
     #[test]
     fn the_rules_as_text() {
         let mask = MarkMask::new(0x00ff_0000).unwrap();
-        let text = Marks::Verified(mask, 3).transaction().unwrap().to_string();
+        let text = Marks::Verified(mask, 3)
+            .transaction(&BTreeSet::new())
+            .unwrap()
+            .to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "flush chain inet palisade forward");
         assert_eq!(
@@ -259,12 +272,7 @@ mod tests {
             "add rule inet palisade six ct status & (confirmed|dying) == confirmed ct mark set ct mark & 0xff00ffff | \
              0x00030000 comment \"its next packets pass by the first rule\""
         );
-        assert!(
-            Marks::None
-                .base_chains()
-                .iter()
-                .flat_map(|(_, rules)| rules)
-                .all(|rule| !format!("{rule:?}").contains("mark"))
-        );
+        let none = Marks::None.transaction(&BTreeSet::new()).unwrap().to_string();
+        assert!(!none.contains("mark"), "{none}");
     }
 }

@@ -28,6 +28,7 @@ mod tests;
 mod text;
 pub mod tracer;
 pub mod transaction;
+mod unknown;
 mod whole;
 
 pub use conntrack::{ClearError, Clearing};
@@ -36,7 +37,7 @@ pub use kernel::{Kernel, KernelError, Nft};
 pub use marks::{MarkMask, Marks};
 pub use render::{Renderer, render};
 pub use ruleset::Ruleset;
-pub use settings::{DenyAction, Mode, Settings};
+pub use settings::{DenyAction, Mode, Settings, UnknownPods};
 pub use text::PRIORITY;
 pub use transaction::Transaction;
 pub use whole::{replace, restore};

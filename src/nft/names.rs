@@ -144,6 +144,8 @@ pub enum ChainName {
     Opening,
     /// `shared_link`: what pods of one bridge send each other that is addressed to no pod.
     SharedLink,
+    /// `unknown`: the end of packets from or to a pod that nobody knows yet.
+    Unknown,
     /// `stray`: packets without a connection.
     Stray,
     /// `ingress4`, `egress6`: finds the class of the peer.
@@ -171,6 +173,7 @@ impl fmt::Display for ChainName {
             ChainName::Six => f.write_str("six"),
             ChainName::Opening => f.write_str("opening"),
             ChainName::SharedLink => f.write_str("shared_link"),
+            ChainName::Unknown => f.write_str("unknown"),
             ChainName::Stray => f.write_str("stray"),
             ChainName::Entry(side) => write!(f, "{}{}", side.direction, side.family),
             ChainName::Column(side, column) => write!(f, "{side}_{column}"),
@@ -212,6 +215,8 @@ pub enum SetName {
     Cidrs(Side, u32),
     /// `in4_c7_ports`: one extent of a column.
     Cell(Side, Column, Extent),
+    /// `known4`: the addresses of this node's pod ranges that a known pod or node has.
+    Known(Family),
     /// `exempt4`: pairs of addresses that policy never touches: a pod with itself, a pod with its own node.
     Exempt(Family),
     /// `denied4`: a sample of denied connections, source, destination, protocol and port.
@@ -237,6 +242,7 @@ impl fmt::Display for SetName {
                 };
                 write!(f, "{side}_{column}_{extent}")
             }
+            SetName::Known(family) => write!(f, "known{family}"),
             SetName::Exempt(family) => write!(f, "exempt{family}"),
             SetName::Denied(family) => write!(f, "denied{family}"),
             SetName::DeniedOther(family) => write!(f, "denied{family}_other"),
@@ -265,7 +271,11 @@ impl SetName {
     /// The type of its elements.
     pub fn key_type(&self) -> KeyType {
         match self {
-            SetName::Isolated(_) | SetName::Counters(_) | SetName::Audited(_) | SetName::Peers(_) => KeyType::Address,
+            SetName::Isolated(_)
+            | SetName::Counters(_)
+            | SetName::Audited(_)
+            | SetName::Peers(_)
+            | SetName::Known(_) => KeyType::Address,
             SetName::Cell(_, _, Extent::Ports) => KeyType::Port,
             SetName::Cell(..) => KeyType::Address,
             SetName::Cidrs(..) => KeyType::Interval,
@@ -284,7 +294,10 @@ impl SetName {
             | SetName::Peers(side)
             | SetName::Cidrs(side, _)
             | SetName::Cell(side, ..) => side.family,
-            SetName::Exempt(family) | SetName::Denied(family) | SetName::DeniedOther(family) => *family,
+            SetName::Known(family)
+            | SetName::Exempt(family)
+            | SetName::Denied(family)
+            | SetName::DeniedOther(family) => *family,
         }
     }
 
@@ -320,6 +333,7 @@ mod tests {
             ChainName::Six,
             ChainName::Opening,
             ChainName::SharedLink,
+            ChainName::Unknown,
             ChainName::Stray,
             ChainName::StrayDenied,
             ChainName::StrayAudited,
@@ -329,6 +343,7 @@ mod tests {
         let mut sets = Vec::new();
         for family in Family::BOTH {
             sets.extend([
+                SetName::Known(family),
                 SetName::Exempt(family),
                 SetName::Denied(family),
                 SetName::DeniedOther(family),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use policy_compiler::changes::Changes;
 use policy_compiler::policy::Direction;
 use policy_compiler::table::{Half, PodIndex, Table};
@@ -17,6 +18,7 @@ use super::render_side::{Members, SideRenderer};
 use super::ruleset::{Element, Elements, Key, Ruleset, comment};
 use super::settings::Settings;
 use super::transaction::{OperationError, Transaction};
+use super::unknown;
 
 /// The ruleset of a compiled table.
 pub fn render(table: &Table, settings: Settings) -> Ruleset {
@@ -29,6 +31,10 @@ pub fn render(table: &Table, settings: Settings) -> Ruleset {
 pub struct Renderer {
     ruleset: Ruleset,
     sides: Vec<SideRenderer>,
+    settings: Settings,
+    marks: Marks,
+    /// Where unknown pods pass nothing.
+    ranges: BTreeSet<IpNet>,
 }
 
 impl Renderer {
@@ -39,6 +45,9 @@ impl Renderer {
         let mut renderer = Renderer {
             ruleset,
             sides: Side::all().map(SideRenderer::new).collect(),
+            settings,
+            marks: Marks::None,
+            ranges: BTreeSet::new(),
         };
         // Nobody has what was there before: the kernel gets the ruleset whole.
         drop(renderer.update(table, None));
@@ -52,7 +61,13 @@ impl Renderer {
 
     /// Makes the base chain do this about marks. Whoever says so sees to the kernel ([`Marks::operations`]).
     pub fn mark(&mut self, marks: Marks) {
-        self.ruleset.chains.extend(marks.base_chains());
+        self.marks = marks;
+        self.ruleset.chains.extend(render_base::forward(marks, &self.ranges));
+    }
+
+    /// The ranges whose unknown addresses pass nothing, sorted.
+    pub fn ranges(&self) -> &BTreeSet<IpNet> {
+        &self.ranges
     }
 
     /// Follows the table: what it is now, and what has changed in it since the last call. Answers with the transaction that does the
@@ -78,6 +93,11 @@ impl Renderer {
         }
         exemptions(table, &mut draft);
         draft.chain(ChainName::SharedLink, render_base::shared_link(is_any_isolated(table)));
+        self.ranges = unknown::ranges(table, self.settings);
+        unknown::write(&self.ranges, table, self.settings, &mut draft);
+        for (chain, rules) in render_base::forward(self.marks, &self.ranges) {
+            draft.chain(chain, rules);
+        }
         draft
     }
 }

@@ -1,5 +1,9 @@
 //! The part of the table that is always there: the base chain, packets without a connection, and the end of what is denied.
 
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 use policy_compiler::policy::Direction;
@@ -7,7 +11,7 @@ use policy_compiler::ports::Protocol;
 
 use super::expressions::{
     Cast, accept, back, bridged, client, concat, connection_protocol, counter, destination_is, drop, frame_is, goto,
-    header, is_family, is_in, is_not_in, jump, limit, limit_over, link_local, listener_discovery, neighbour_discovery,
+    header, is_family, is_in, is_not_in, is_of, jump, limit, limit_over, listener_discovery, neighbour_discovery,
     not_a_syn, not_an_init, not_of_connection, not_packet_protocol, packet_protocol, prohibited, protocol_number,
     reset, server, server_port, state, subject, update,
 };
@@ -15,6 +19,7 @@ use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
+use super::unknown;
 
 /// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
 /// cost more than it is worth.
@@ -36,7 +41,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     for set in sides.chain(families) {
         ruleset.sets.entry(set).or_default();
     }
-    ruleset.chains.extend(forward(Marks::None));
+    ruleset.chains.extend(forward(Marks::None, &BTreeSet::new()));
     ruleset.chains.insert(ChainName::Opening, opening());
     ruleset.chains.insert(ChainName::SharedLink, shared_link(false));
     ruleset.chains.insert(ChainName::Stray, stray());
@@ -51,9 +56,10 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
 
 /// The chains that every packet goes through, with what marks need first and last. Measured: each look-up of a set costs more than
 /// all that is compared here, so a packet of a running connection meets one comparison of its state, one of its family, and
-/// the look-ups of that family.
-pub(super) fn forward(marks: Marks) -> [(ChainName, Vec<Rule>); 2] {
-    let mut rules = marks.first();
+/// the look-ups of that family. Where unknown pods of these ranges pass nothing, each end is compared with them first.
+pub(super) fn forward(marks: Marks, ranges: &BTreeSet<IpNet>) -> [(ChainName, Vec<Rule>); 2] {
+    let mut rules = marks.first(!ranges.is_empty());
+    rules.extend(unknown::rules(ranges));
     rules.extend([
         Rule::new([
             state(&["invalid", "new", "related", "untracked"]),
@@ -82,9 +88,16 @@ fn isolated(marks: Marks, family: Family) -> Vec<Rule> {
     rules
 }
 
+/// The addresses of any one link (RFC 4291, 2.5.6), which nobody forwards: they are here because a bridge shows what it switches.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
 fn by_link_local_addresses() -> [Rule; 2] {
-    let [source, destination] =
-        ["saddr", "daddr"].map(|field| Rule::new([link_local(field), jump(ChainName::SharedLink)]));
+    let [source, destination] = ["saddr", "daddr"].map(|field| {
+        Rule::new([
+            is_of(header("ip6", field), LINK_LOCAL.into()),
+            jump(ChainName::SharedLink),
+        ])
+    });
     [
         source.commented("an address of which no policy knows whose it is"),
         destination,

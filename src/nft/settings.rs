@@ -42,6 +42,25 @@ impl fmt::Display for DenyAction {
     }
 }
 
+/// What becomes of a packet from or to an address of this node's pod ranges that no known pod has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownPods {
+    /// It is judged like one of any other address.
+    #[default]
+    Allow,
+    /// It is counted, recorded and dropped; in audit mode it passes.
+    Drop,
+}
+
+impl fmt::Display for UnknownPods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UnknownPods::Allow => "allow",
+            UnknownPods::Drop => "drop",
+        })
+    }
+}
+
 /// How the rules are rendered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -51,6 +70,8 @@ pub struct Settings {
     pub deny_action: DenyAction,
     /// `--verified-mark`: bits of the connection mark to keep verdicts in; without effect in audit mode.
     pub verified: Option<MarkMask>,
+    /// `--unknown-pods`.
+    pub unknown_pods: UnknownPods,
 }
 
 impl Settings {

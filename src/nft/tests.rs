@@ -13,6 +13,8 @@ use policy_compiler::policy::{
 };
 use policy_compiler::ports::{PortRange, Protocol};
 
+mod unknown;
+
 use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
@@ -116,8 +118,12 @@ struct World {
 
 impl World {
     fn new(cluster: &Cluster) -> Self {
+        World::with(cluster, Settings::default())
+    }
+
+    fn with(cluster: &Cluster, settings: Settings) -> Self {
         let compiler = Compiler::new(cluster, Subjects::All);
-        let renderer = Renderer::new(compiler.table(), Settings::default());
+        let renderer = Renderer::new(compiler.table(), settings);
         let kernel = Fake::default();
         kernel.apply(&replace(renderer.ruleset()).unwrap()).unwrap();
         World {

@@ -105,6 +105,8 @@ pub struct Trace {
     pub answer: Option<Answer>,
     /// The counters that it raised: the set and the pod's address.
     pub counted: Vec<(SetName, IpAddr)>,
+    /// How many of its ends were counted as addresses of this node's pods that nobody knows.
+    pub unknown: u64,
     /// What the record remembers of it: the set, who, whom, the protocol's number and the port.
     pub recorded: Vec<Recorded>,
     /// The chains that it went through.
@@ -228,6 +230,7 @@ impl<'a> Tracer<'a> {
             denied: false,
             answer: None,
             counted: Vec::new(),
+            unknown: 0,
             recorded: Vec::new(),
             chains: Vec::new(),
         };
@@ -323,6 +326,11 @@ impl Walk<'_> {
             Statement::Return(_) => Flow::Verdict(Verdict::Return),
             Statement::Jump(to) => Flow::Jump(self.tracer.chain_name(&to.target)?),
             Statement::Goto(to) => Flow::Goto(self.tracer.chain_name(&to.target)?),
+            Statement::Counter(_) if chain == ChainName::Unknown => {
+                trace.unknown += 1;
+                trace.denied = true;
+                Flow::Next
+            }
             Statement::Counter(_) => Flow::Next,
             // No rate is ever exceeded here.
             Statement::Limit(limit) if limit.inv == Some(true) => Flow::NoMatch,
@@ -518,19 +526,21 @@ impl Walk<'_> {
                 }
                 Ok(self.look_up(name, left)?.is_some() == (*op == Operator::EQ))
             }
-            (Operator::EQ, Expression::Range(range)) => {
-                match (left, constant(&range.range[0]), constant(&range.range[1])) {
-                    (Value::Number(n), Some(first), Some(last)) => Ok((first..=last).contains(n)),
-                    _ => Err(unknown()),
-                }
-            }
             (Operator::EQ, Expression::Named(NamedExpression::Prefix(prefix))) => {
-                let network = match &*prefix.addr {
-                    Expression::String(text) => format!("{text}/{}", prefix.len).parse::<IpNet>().ok(),
+                let network = match (&*prefix.addr, u8::try_from(prefix.len)) {
+                    (Expression::String(text), Ok(len)) => text.parse().ok().and_then(|a| IpNet::new(a, len).ok()),
                     _ => None,
                 };
                 match (left, network) {
-                    (Value::Address(address), Some(network)) => Ok(network.contains(address)),
+                    (Value::Address(address), Some(network)) if network.trunc() == network => {
+                        Ok(network.contains(address))
+                    }
+                    _ => Err(unknown()),
+                }
+            }
+            (Operator::EQ, Expression::Range(range)) => {
+                match (left, constant(&range.range[0]), constant(&range.range[1])) {
+                    (Value::Number(n), Some(first), Some(last)) => Ok((first..=last).contains(n)),
                     _ => Err(unknown()),
                 }
             }

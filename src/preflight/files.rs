@@ -5,34 +5,44 @@ use std::path::Path;
 
 use super::{Finding, Verdict};
 
-/// Devices of those who enforce policy: the beginnings of their names.
-const DEVICES: [(&str, &str); 7] = [
+/// Devices of those who enforce policy, or can: the beginnings of their names. GKE's Dataplane V2 and Azure's CNI powered by Cilium are
+/// Cilium.
+const DEVICES: [(&str, &str); 8] = [
     ("cilium_", "Cilium"),
     ("lxc_health", "Cilium"),
     ("cali", "Calico"),
     ("vxlan.calico", "Calico"),
     ("antrea-gw", "Antrea"),
     ("ovn-k8s-mp", "OVN-Kubernetes"),
+    ("ovn0", "Kube-OVN"),
     ("weave", "Weave Net"),
 ];
 
 /// Words in the CNI's configuration that name somebody who enforces policy.
-const PLUGINS: [(&str, &str); 8] = [
+const PLUGINS: [(&str, &str); 9] = [
     ("cilium", "Cilium"),
     ("calico", "Calico"),
     ("canal", "Calico (Canal)"),
     ("antrea", "Antrea"),
     ("ovn-k8s", "OVN-Kubernetes"),
+    ("kube-ovn", "Kube-OVN"),
     ("weave", "Weave Net"),
     ("kuberouter", "kube-router"),
     ("kube-router", "kube-router"),
 ];
 
+/// Where the network policy agent of the AWS VPC CNI pins its maps (aws/aws-network-policy-agent, pkg/ebpf/bpf_client.go); nothing else
+/// of it is to be seen.
+const AWS_MAPS: &str = "sys/fs/bpf/globals/aws/maps";
+
+/// Where the kernel names the tables of the old iptables.
+const LEGACY: [&str; 2] = ["proc/net/ip_tables_names", "proc/net/ip6_tables_names"];
+
 /// Bridges that CNIs put pods on.
 const BRIDGES: [&str; 3] = ["cni0", "cbr0", "kube-bridge"];
 
 pub(super) fn check(root: &Path) -> Vec<Finding> {
-    vec![cni(root), bridge(root), ipvs(root), conntrack(root)]
+    vec![cni(root), legacy(root), bridge(root), ipvs(root), conntrack(root)]
 }
 
 /// The devices of this process's network namespace. Not by `/sys/class/net`, which is of the namespace that mounted it.
@@ -78,6 +88,9 @@ fn cni(root: &Path) -> Finding {
             found.push(format!("{who} (/etc/cni/net.d/{name})"));
         }
     }
+    if fs::read_dir(root.join(AWS_MAPS)).is_ok_and(|mut maps| maps.next().is_some()) {
+        found.push(format!("the network policy agent of the AWS VPC CNI (/{AWS_MAPS})"));
+    }
     // One device a pod: a few tell it.
     const SHOWN: usize = 4;
     let more = found.len().saturating_sub(SHOWN);
@@ -99,6 +112,28 @@ fn cni(root: &Path) -> Finding {
             "no device of a CNI that enforces policy; /etc/cni/net.d has no configuration here",
         ),
         false => Finding::ok("cni", "none that is known to enforce policy itself"),
+    }
+}
+
+/// nft lists what iptables-nft has made, and not what the old iptables has.
+fn legacy(root: &Path) -> Finding {
+    const CHECK: &str = "iptables-legacy";
+    let tables = LEGACY.map(|file| fs::read_to_string(root.join(file)).unwrap_or_default());
+    let mut tables: Vec<&str> = tables.iter().flat_map(|text| text.lines()).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    match tables.is_empty() {
+        true => Finding::ok(CHECK, "the kernel has no table of the old iptables"),
+        false => Finding::of(
+            CHECK,
+            Verdict::Warning,
+            format!(
+                "the kernel has tables of the old iptables ({}), which nft does not show",
+                tables.join(", ")
+            ),
+            "look for another enforcer's chains in them: iptables-legacy-save | grep -E \
+             '^:(cali-|KUBE-ROUTER-|KUBE-NWPLCY-|WEAVE-NPC|AZURE-NPM)'",
+        ),
     }
 }
 
@@ -175,9 +210,9 @@ fn conntrack(root: &Path) -> Finding {
 mod tests {
     use super::*;
 
-    /// The verdicts on cni, bridge, ipvs and conntrack where these files are.
+    /// The verdicts on cni, iptables-legacy, bridge, ipvs and conntrack where these files are.
     #[track_caller]
-    fn check(files: &[(&str, &str)], expected: [Verdict; 4]) -> Vec<Finding> {
+    fn check(files: &[(&str, &str)], expected: [Verdict; 5]) -> Vec<Finding> {
         let root = tempfile::tempdir().expect("a directory");
         for (path, text) in files {
             let path = root.path().join(path);
@@ -195,11 +230,11 @@ mod tests {
 
     #[test]
     fn a_bare_node_is_fine() {
-        check(&[], [Ok, Ok, Ok, Ok]);
+        check(&[], [Ok, Ok, Ok, Ok, Ok]);
         let loaded = ("proc/sys/net/netfilter/nf_conntrack_count", "12\n");
         check(
             &[loaded, ("proc/sys/net/netfilter/nf_conntrack_max", "262144\n")],
-            [Ok, Ok, Ok, Ok],
+            [Ok, Ok, Ok, Ok, Ok],
         );
     }
 
@@ -207,21 +242,38 @@ mod tests {
     fn devices_and_configurations_give_a_cni_away() {
         for device in ["cilium_host", "cali1234567890a", "antrea-gw0"] {
             let text = format!("{DEV}    lo: 0 0\n{device}: 0 0\n");
-            let findings = check(&[("proc/net/dev", &text)], [Warning, Ok, Ok, Ok]);
+            let findings = check(&[("proc/net/dev", &text)], [Warning, Ok, Ok, Ok, Ok]);
             assert!(findings[0].found.contains(device), "{findings:?}");
         }
-        check(&[("etc/cni/net.d/05-cilium.conflist", "{}")], [Warning, Ok, Ok, Ok]);
+        check(&[("etc/cni/net.d/05-cilium.conflist", "{}")], [Warning, Ok, Ok, Ok, Ok]);
         check(
             &[("etc/cni/net.d/10-net.conflist", r#"{"plugins": [{"type": "calico"}]}"#)],
-            [Warning, Ok, Ok, Ok],
+            [Warning, Ok, Ok, Ok, Ok],
         );
         check(
             &[
                 ("etc/cni/net.d/05-cilium.conflist.bak", "{}"),
                 ("etc/cni/net.d/10-ptp.conflist", r#"{"type": "ptp"}"#),
             ],
-            [Ok, Ok, Ok, Ok],
+            [Ok, Ok, Ok, Ok, Ok],
         );
+    }
+
+    #[test]
+    fn what_leaves_no_device_is_seen_by_its_maps_and_what_nft_does_not_show_is_told() {
+        let maps = "sys/fs/bpf/globals/aws/maps/global_aws_conntrack_map";
+        let findings = check(&[(maps, "")], [Warning, Ok, Ok, Ok, Ok]);
+        assert!(findings[0].found.contains("AWS VPC CNI"), "{findings:?}");
+        let empty = ("proc/net/ip_tables_names", "");
+        check(&[empty], [Ok, Ok, Ok, Ok, Ok]);
+        let findings = check(
+            &[
+                ("proc/net/ip_tables_names", "nat\nfilter\n"),
+                ("proc/net/ip6_tables_names", "filter\n"),
+            ],
+            [Ok, Warning, Ok, Ok, Ok],
+        );
+        assert!(findings[1].found.contains("(filter, nat)"), "{findings:?}");
     }
 
     #[test]
@@ -229,33 +281,39 @@ mod tests {
         let dev = format!("{DEV}  cni0: 0 0\n");
         let v4 = "proc/sys/net/bridge/bridge-nf-call-iptables";
         let v6 = "proc/sys/net/bridge/bridge-nf-call-ip6tables";
-        let findings = check(&[("proc/net/dev", &dev)], [Ok, Failed, Ok, Ok]);
+        let findings = check(&[("proc/net/dev", &dev)], [Ok, Ok, Failed, Ok, Ok]);
         assert!(
-            findings[1]
+            findings[2]
                 .remedy
                 .as_ref()
                 .is_some_and(|r| r.starts_with("modprobe br_netfilter"))
         );
-        let off = check(&[("proc/net/dev", &dev), (v4, "0\n"), (v6, "1\n")], [Ok, Ok, Ok, Ok]);
-        assert!(off[1].remedy.is_some(), "{off:?}");
-        let on = check(&[("proc/net/dev", &dev), (v4, "1\n"), (v6, "1\n")], [Ok, Ok, Ok, Ok]);
-        assert_eq!(on[1].remedy, None, "{on:?}");
+        let off = check(
+            &[("proc/net/dev", &dev), (v4, "0\n"), (v6, "1\n")],
+            [Ok, Ok, Ok, Ok, Ok],
+        );
+        assert!(off[2].remedy.is_some(), "{off:?}");
+        let on = check(
+            &[("proc/net/dev", &dev), (v4, "1\n"), (v6, "1\n")],
+            [Ok, Ok, Ok, Ok, Ok],
+        );
+        assert_eq!(on[2].remedy, None, "{on:?}");
         let plugin = r#"{"plugins": [{"type": "bridge"}]}"#;
-        check(&[("etc/cni/net.d/10-b.conflist", plugin)], [Ok, Failed, Ok, Ok]);
+        check(&[("etc/cni/net.d/10-b.conflist", plugin)], [Ok, Ok, Failed, Ok, Ok]);
         let docker = format!("{DEV}docker0: 0 0\n");
-        check(&[("proc/net/dev", &docker)], [Ok, Ok, Ok, Ok]);
+        check(&[("proc/net/dev", &docker)], [Ok, Ok, Ok, Ok, Ok]);
     }
 
     #[test]
     fn ipvs_and_a_full_table_of_connections_are_told() {
         let dev = format!("{DEV}kube-ipvs0: 0 0\n");
-        check(&[("proc/net/dev", &dev)], [Ok, Ok, Warning, Ok]);
+        check(&[("proc/net/dev", &dev)], [Ok, Ok, Ok, Warning, Ok]);
         for (count, verdict) in [("749", Ok), ("750", Warning), ("950", Failed)] {
             let files = [
                 ("proc/sys/net/netfilter/nf_conntrack_count", count),
                 ("proc/sys/net/netfilter/nf_conntrack_max", "1000"),
             ];
-            check(&files, [Ok, Ok, Ok, verdict]);
+            check(&files, [Ok, Ok, Ok, Ok, verdict]);
         }
     }
 }

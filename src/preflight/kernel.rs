@@ -13,19 +13,28 @@ use crate::nft::{Kernel, KernelError, Nft, Settings, render, replace};
 /// A node whose table has every sort of rule, set and map that rendering knows.
 const SAMPLE: &str = include_str!("sample.yaml");
 
-/// Chains and tables of those who enforce policy: the beginnings of their names.
-const ENFORCERS: [(&str, &str); 8] = [
-    (
-        "kube-network-policies",
-        "kube-network-policies (kindnet has it built in)",
-    ),
+/// Chains and tables of those who enforce policy: the beginnings of their names, and in each project's sources where they stand.
+/// Not here are those who enforce it elsewhere: Cilium, Dataplane V2 and the AWS VPC CNI in eBPF (the chains `CILIUM_*` hold no policy),
+/// Antrea and OVN in Open vSwitch. `files.rs` knows these.
+const ENFORCERS: [(&str, &str); 10] = [
+    // kubernetes-sigs/kube-network-policies, pkg/dataplane/controller.go: the default of NFTableName.
+    ("kube-network-policies", "kube-network-policies"),
+    // The same with the table name that kindnetd of kind and kindnet give it.
     ("kindnet-network-policies", "kindnet"),
+    // projectcalico/calico, felix/rules/rule_defs.go: ChainNamePrefix.
     ("cali-", "Calico"),
+    // There, felix/dataplane/linux/int_dataplane.go: the table of the nftables mode, whose chains are named otherwise.
     ("calico", "Calico"),
-    ("KUBE-ROUTER-", "kube-router"),
-    ("KUBE-POD-FW-", "kube-router"),
-    ("KUBE-NWPLCY-", "kube-router"),
+    // cloudnativelabs/kube-router, pkg/controllers/netpol, of which k3s has a copy. KUBE-ROUTER-SERVICES and -HAIRPIN are of its service
+    // proxy, which enforces nothing.
+    ("KUBE-ROUTER-INPUT", "kube-router or k3s"),
+    ("KUBE-ROUTER-FORWARD", "kube-router or k3s"),
+    ("KUBE-POD-FW-", "kube-router or k3s"),
+    ("KUBE-NWPLCY-", "kube-router or k3s"),
+    // weaveworks/weave, npc/constants.go.
     ("WEAVE-NPC", "Weave Net"),
+    // Azure/azure-container-networking, npm/util/const.go.
+    ("AZURE-NPM", "Azure Network Policy Manager"),
 ];
 
 pub(super) fn check(nft: &Nft) -> Vec<Finding> {
@@ -95,11 +104,10 @@ fn enforcers(nft: &Nft) -> Finding {
             return Finding::of(CHECK, Verdict::Skipped, error.to_string(), "see permission");
         }
     };
-    let who = |name: &str| ENFORCERS.iter().find(|(start, _)| name.starts_with(start));
     let found: BTreeSet<String> = named
         .iter()
         .filter_map(|n| {
-            let (_, who) = who(n.name.as_deref().unwrap_or(&n.table))?;
+            let who = enforcer(n.name.as_deref().unwrap_or(&n.table))?;
             Some(format!("{who} in table {} {}", n.family, n.table))
         })
         .collect();
@@ -113,6 +121,12 @@ fn enforcers(nft: &Nft) -> Finding {
         "switch its policies off and restart the node, or do without the agent: two enforcers allow only what both allow, and \
          neither tells what the other denies",
     )
+}
+
+/// Who enforces policy in a table or chain of that name.
+fn enforcer(name: &str) -> Option<&'static str> {
+    let (_, who) = ENFORCERS.iter().find(|(start, _)| name.starts_with(start))?;
+    Some(who)
 }
 
 fn flowtables(listed: Result<Vec<Named>, KernelError>) -> Finding {
@@ -174,6 +188,31 @@ mod tests {
             (Verdict::Failed, Verdict::Skipped)
         );
         assert_eq!(verdicts(Err(KernelError::NoNfTables)), (Verdict::Ok, Verdict::Failed));
+    }
+
+    #[test]
+    fn names_that_others_use_for_policy_are_known_and_those_of_services_are_not() {
+        for (name, who) in [
+            ("kube-network-policies", "kube-network-policies"),
+            ("cali-FORWARD", "Calico"),
+            ("calico", "Calico"),
+            ("KUBE-ROUTER-FORWARD", "kube-router or k3s"),
+            ("KUBE-NWPLCY-DEFAULT", "kube-router or k3s"),
+            ("WEAVE-NPC-INGRESS", "Weave Net"),
+            ("AZURE-NPM-ACCEPT", "Azure Network Policy Manager"),
+        ] {
+            assert_eq!(enforcer(name), Some(who), "{name}");
+        }
+        for name in [
+            "kube-proxy",
+            "KUBE-FORWARD",
+            "KUBE-ROUTER-SERVICES",
+            "CNI-HOSTPORT-DNAT",
+            "FLANNEL-FWD",
+            "palisade",
+        ] {
+            assert_eq!(enforcer(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! What the API server permits: one SelfSubjectAccessReview for each verb that the agent needs.
+//! What the API server permits: one SelfSubjectAccessReview for each verb that the agent uses.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Finding, Verdict};
-use crate::agent::source::{Access, Resource, Target};
+use crate::agent::source::{Access, Resource, Target, reason};
 
 const CHECK: &str = "rbac";
 const VERBS: [&str; 2] = ["list", "watch"];
+
+/// What the agent can do without.
+const EVENTS: &str = "create events";
 
 /// How long all questions together may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,14 +43,23 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
         Ok(Err(error)) => denied(error),
         Ok(Ok(missing)) if missing.is_empty() => Finding::ok(
             CHECK,
-            "these credentials may list and watch pods, namespaces, nodes and networkpolicies",
+            "these credentials may list and watch pods, namespaces, nodes and networkpolicies, and create events",
         ),
-        Ok(Ok(missing)) => Finding::of(
-            CHECK,
-            Verdict::Failed,
-            format!("these credentials may not {}", missing.join(", ")),
-            "bind the ClusterRole of deploy/base/rbac.yaml to them",
-        ),
+        Ok(Ok(missing)) => {
+            let only_events = missing.iter().all(|right| right == EVENTS);
+            Finding::of(
+                CHECK,
+                if only_events { Verdict::Warning } else { Verdict::Failed },
+                format!("these credentials may not {}", missing.join(", ")),
+                match only_events {
+                    true => {
+                        "bind the ClusterRole of deploy/base/rbac.yaml to them, or do without Events on policies that cannot be \
+                         enforced as they are written"
+                    }
+                    false => "bind the ClusterRole of deploy/base/rbac.yaml to them",
+                },
+            )
+        }
     }
 }
 
@@ -55,22 +67,25 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
 async fn missing(target: &Target) -> Result<Vec<String>, String> {
     let access = Access::new(target.clone()).map_err(|error| error.to_string())?;
     let client = access.client();
+    let reads = Resource::ALL
+        .into_iter()
+        .flat_map(|resource| VERBS.map(|verb| (resource.group(), resource.to_string(), verb)));
+    let rights: Vec<_> = reads
+        .chain([("events.k8s.io", "events".to_owned(), "create")])
+        .collect();
     let mut missing = Vec::new();
-    for resource in Resource::ALL {
-        for verb in VERBS {
-            let name = resource.to_string();
-            let review = json!({
-                "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": {"group": resource.group(), "resource": name, "verb": verb}},
-            });
-            let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
-                .header("Content-Type", "application/json")
-                .body(review.to_string().into_bytes())
-                .map_err(|error| error.to_string())?;
-            let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
-            if answer["status"]["allowed"] != true {
-                missing.push(format!("{verb} {name}"));
-            }
+    for (group, resource, verb) in rights {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {"group": group, "resource": resource, "verb": verb}},
+        });
+        let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+            .header("Content-Type", "application/json")
+            .body(review.to_string().into_bytes())
+            .map_err(|error| error.to_string())?;
+        let answer: Value = client.request(request).await.map_err(|error| reason(&error))?;
+        if answer["status"]["allowed"] != true {
+            missing.push(format!("{verb} {resource}"));
         }
     }
     Ok(missing)
@@ -120,14 +135,19 @@ mod tests {
     #[test]
     fn each_verb_is_asked_for() {
         let all = asked(|group, resource, _| {
-            let expected = if resource == "networkpolicies" {
-                "networking.k8s.io"
-            } else {
-                ""
+            let expected = match resource {
+                "networkpolicies" => "networking.k8s.io",
+                "events" => "events.k8s.io",
+                _ => "",
             };
             group == expected
         });
         assert_eq!(all.verdict, Verdict::Ok, "{all:?}");
+        let quiet = asked(|_, resource, _| resource != "events");
+        assert_eq!(
+            (quiet.verdict, quiet.found.as_str()),
+            (Verdict::Warning, "these credentials may not create events")
+        );
         let some = asked(|_, resource, verb| (resource, verb) != ("pods", "watch"));
         assert_eq!(some.verdict, Verdict::Failed);
         assert_eq!(some.found, "these credentials may not watch pods");
@@ -141,5 +161,18 @@ mod tests {
             context: None,
         };
         assert_eq!(check(Some(&target)).verdict, Verdict::Failed);
+
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        // No port of this machine; with what is behind the client's error.
+        let kubeconfig = json!({
+            "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        });
+        std::fs::write(file.path(), kubeconfig.to_string()).expect("written");
+        let finding = check(Some(&Target::Kubeconfig {
+            file: Some(file.path().to_owned()),
+            context: None,
+        }));
+        assert!(finding.found.contains("Connection refused"), "{finding:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, Kind, Verb};
+use super::api::{Api, Fault, Kind, Verb};
 use super::{Agent, in_a_namespace, palisade, table, until};
 
 pub(crate) fn pod(name: &str, node: &str, address: &str) -> Value {
@@ -25,20 +25,27 @@ pub(crate) fn policy(port: u16) -> Value {
     })
 }
 
+/// What serves while a test waits.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// A small cluster.
+pub(crate) fn fill(api: &Api) {
+    api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
+    api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+    api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+    api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
+    api.put(Kind::NetworkPolicy, policy(8080));
+}
+
 #[test]
 fn the_kernel_follows_the_api_server() {
     in_a_namespace("cluster::the_kernel_follows_the_api_server", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime();
         let api = runtime.block_on(Api::start());
-        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
-        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
-        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
-        api.put(Kind::Pod, pod("client", "worker-2", "10.244.2.2"));
-        api.put(Kind::NetworkPolicy, policy(8080));
+        fill(&api);
         api.set_outage(true);
 
         let folder = tempfile::tempdir().expect("directory");
@@ -74,6 +81,9 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.3") && !t.contains("10.244.2.2"))
         });
 
+        let lag = &agent.status().1["lastApply"]["lagSeconds"];
+        assert!(lag.as_f64().is_some_and(|lag| lag > 0.0 && lag < 30.0), "{lag}");
+
         // An outage freezes what is there, and what happens meanwhile is made up for.
         let before = table();
         api.set_outage(true);
@@ -88,7 +98,8 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| !t.contains("10.244.2.3"))
         });
 
-        // One that cannot be read is told, and the rest goes on.
+        // One that cannot be read is told, also by an Event, though not at the first attempt; and the rest goes on.
+        api.fault(Kind::Event, Verb::Create, 1, Fault::Status(500));
         let mut broken = policy(9090);
         broken["spec"]["ingress"][0]["ports"] = json!([{"port": 70000}]);
         api.put(Kind::NetworkPolicy, broken);
@@ -103,9 +114,23 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.4") && t.contains("9090"))
         });
 
+        until("an Event tells it", || api.objects(Kind::Event).len() == 1);
+        let event = api.objects(Kind::Event).remove(0);
+        assert_eq!(
+            (&event["regarding"]["namespace"], &event["regarding"]["name"]),
+            (&json!("shop"), &json!("web"))
+        );
+        assert_eq!(event["reportingInstance"], "worker-1");
+        let note = event["note"].as_str().expect("a note");
+        assert!(note.ends_with("its last good version stays in force"), "{note}");
+        until("it is counted", || {
+            agent.metric("palisade_policy_events_total{outcome=\"posted\"} 1")
+        });
+
         for call in api.calls() {
+            let reads = matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList);
             assert!(
-                matches!(call.verb, Verb::List | Verb::Watch | Verb::StreamingList),
+                reads || (call.kind, call.verb) == (Kind::Event, Verb::Create),
                 "{call:?}"
             );
         }
@@ -136,4 +161,83 @@ fn without_credentials_it_does_not_start() {
             assert!(text.contains(said), "{text}");
         }
     });
+}
+
+#[test]
+fn a_pod_is_known_once_the_api_shows_its_address() {
+    in_a_namespace("cluster::a_pod_is_known_once_the_api_shows_its_address", || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let api = runtime.block_on(Api::start());
+        api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
+        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
+        api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
+
+        let folder = tempfile::tempdir().expect("directory");
+        let kubeconfig = folder.path().join("kubeconfig");
+        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
+        let kubeconfig = kubeconfig.display().to_string();
+        let arguments = [
+            "agent",
+            "--node-name",
+            "worker-1",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--unknown-pods",
+            "drop",
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        let agent = Agent::with(&arguments.map(str::to_owned), folder.path().join("log"));
+        agent.until_ready();
+        let (_, report) = agent.get("/readyz");
+        assert!(report.contains("--unknown-pods drop is without effect"), "{report}");
+        let (_, status) = agent.status();
+        assert_eq!(status["enforced"]["unknownPods"], "drop");
+
+        let ranges = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]});
+        api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}, "spec": ranges}));
+        until("the ranges are followed", || {
+            table().is_some_and(|t| t.contains("10.244.1.0") && t.contains("fd00:1::"))
+        });
+        assert_eq!(agent.get("/readyz"), (200, "ready\n".to_owned()));
+        assert_eq!(known(), ["10.244.1.2"]);
+
+        let mut new = pod("new", "worker-1", "10.244.1.3");
+        let status = new["status"].take();
+        new["status"] = json!({"phase": "Pending"});
+        api.put(Kind::Pod, new.clone());
+        // Another pod of the range, on whatever node, and one of elsewhere.
+        api.put(Kind::Pod, pod("late", "worker-2", "10.244.1.9"));
+        api.put(Kind::Pod, pod("far", "worker-2", "10.244.2.9"));
+        until("others are known", || known() == ["10.244.1.2", "10.244.1.9"]);
+        new["status"] = status;
+        api.put(Kind::Pod, new.clone());
+        until("it is known", || known() == ["10.244.1.2", "10.244.1.3", "10.244.1.9"]);
+        new["status"]["phase"] = json!("Succeeded");
+        api.put(Kind::Pod, new);
+        api.delete(Kind::Pod, "shop", "late");
+        until("none but the first is left", || known() == ["10.244.1.2"]);
+        assert!(agent.stop().success());
+        assert_eq!(known(), ["10.244.1.2"], "the rules stay");
+    });
+}
+
+/// The addresses that the kernel takes for known, sorted.
+fn known() -> Vec<String> {
+    let output = std::process::Command::new("nft")
+        .args(["-j", "list", "set", "inet", "palisade", "known4"])
+        .output()
+        .expect("nft");
+    let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let objects = listing["nftables"].as_array().cloned().unwrap_or_default();
+    let set = objects.into_iter().find_map(|object| object.get("set").cloned());
+    let elements = set.and_then(|set| set["elem"].as_array().cloned()).unwrap_or_default();
+    let address = |element: &Value| element["elem"]["val"].as_str().unwrap_or_default().to_owned();
+    let mut all: Vec<String> = elements.iter().map(address).collect();
+    all.sort();
+    all
 }

@@ -1,6 +1,7 @@
 //! The agent as users run it: the real program, a folder of manifests, and the nftables of a network namespace that holds
 //! nothing else.
 
+mod announce;
 #[path = "../support/api/mod.rs"]
 #[allow(
     dead_code,
@@ -8,9 +9,29 @@
     reason = "other tests use the rest; it may panic on what it did not expect"
 )]
 mod api;
+#[path = "../support/canonical.rs"]
+mod canonical;
+#[path = "../support/chaos.rs"]
+#[allow(clippy::unwrap_used, reason = "it may panic on what it did not expect")]
+mod chaos;
 mod cluster;
 mod denied;
+mod held;
+#[path = "../support/objects.rs"]
+mod objects;
 mod preflight;
+mod privileges;
+mod proxy;
+#[path = "../support/server.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "other tests use the rest; it may panic on what it did not expect"
+)]
+mod server;
+mod service_account;
+mod soak;
+mod storm;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -98,7 +119,14 @@ fn the_kernel_follows_the_folder() {
         assert_eq!(enforced["table"]["rules"], objects("rule").len());
         assert_eq!(enforced["table"]["sets"], objects("set").len() + objects("map").len());
         assert!(status["lastApply"]["operations"].as_u64() > Some(10), "{status}");
-        assert!(status["lagSeconds"].as_f64().is_some_and(|lag| lag < 60.0), "{status}");
+        assert!(
+            status["heldSecondsAgo"].as_f64().is_some_and(|ago| ago < 60.0),
+            "{status}"
+        );
+        assert_eq!(status["lastApply"]["lagSeconds"], Value::Null, "no event was followed");
+        let rules = format!("palisade_rules {}", enforced["table"]["rules"]);
+        assert!(agent.metric(&rules), "{rules}");
+        assert!(agent.metric("palisade_groups{direction=\"ingress\"} 1"));
 
         // An editor's way: written beside it, then renamed.
         fs::write(folder.file(".policy.yaml.swp"), policy("9090")).expect("write");
@@ -274,12 +302,17 @@ fn a_start_that_cannot_work_says_why_and_leaves_the_kernel_alone() {
 /// Runs the body in a network namespace of its own: the test starts itself again, by itself, inside. Without root it
 /// does so in a user namespace, where it is root over that network namespace and nothing else.
 fn in_a_namespace(test: &str, body: fn()) {
+    in_namespaces(test, &[], body);
+}
+
+/// The same with more namespaces of its own than that of the network.
+fn in_namespaces(test: &str, more: &[&str], body: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(up.expect("ip, of Debian's iproute2").success());
         return body();
     }
-    let mut namespaces = vec!["--net"];
+    let mut namespaces = [&["--net"], more].concat();
     if !geteuid().is_root() {
         namespaces.extend(["--user", "--map-root-user"]);
         let trial = Command::new("unshare").args(&namespaces).arg("true").output();
@@ -356,8 +389,19 @@ impl Agent {
 
     #[track_caller]
     fn with(arguments: &[String], log: PathBuf) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(arguments)
+        Agent::within(arguments, &[], log)
+    }
+
+    /// One with these variables in its environment.
+    #[track_caller]
+    fn within(arguments: &[String], variables: &[(&str, &str)], log: PathBuf) -> Self {
+        let variables = variables.iter().copied();
+        Agent::run(Command::new(PROGRAM).args(arguments).envs(variables), log)
+    }
+
+    #[track_caller]
+    fn run(command: &mut Command, log: PathBuf) -> Self {
+        let mut child = command
             .stderr(fs::File::create(&log).expect("log"))
             .spawn()
             .expect("started");
@@ -436,10 +480,15 @@ impl Drop for Agent {
 }
 
 #[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+fn until(what: &str, done: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, done);
+}
+
+#[track_caller]
+fn until_within(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -5,6 +5,7 @@
 #[path = "../support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+mod diff;
 mod docs;
 mod lint;
 mod refused;

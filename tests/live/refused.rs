@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{Fault, Kind, Verb};
 use crate::world::{Ended, KINDS, World};
@@ -63,13 +63,33 @@ fn credentials_that_are_not_good() {
     world.api.set_token(Some("secret"));
     insta::assert_snapshot!(refused(&world));
 
-    // Good again when they are read once more, as after a rotation.
-    let token = world.folder.path().join("token");
-    std::fs::write(&token, "secret").unwrap();
-    std::fs::write(&world.kubeconfig, world.api.kubeconfig(Some(&token))).unwrap();
+    // A plugin is asked again when its token is refused after a while, for it may have expired.
+    let world = World::shop();
+    let log = world.folder.path().join("asked");
+    let credential =
+        r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}"#;
+    let script = format!("echo asked >> {}; echo '{credential}'", log.display());
+    let mut kubeconfig: Value = serde_json::from_str(&world.api.kubeconfig(None)).unwrap();
+    kubeconfig["users"][0]["user"] = json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],
+        "interactiveMode": "Never",
+    }});
+    std::fs::write(&world.kubeconfig, kubeconfig.to_string()).unwrap();
+    world.api.set_token(Some("t"));
+    // The client asks several times to begin with.
+    let asked = || {
+        let ended = world.live(&MATRIX);
+        assert_eq!((ended.code, world.api.faults_left()), (0, 0), "{}", ended.stderr);
+        let text = std::fs::read_to_string(&log).unwrap();
+        std::fs::remove_file(&log).unwrap();
+        text.lines().count()
+    };
+    let first = asked();
+    world.api.fault(Kind::Pod, Verb::List, 1, Fault::TooManyRequests(2));
+    assert_eq!(asked(), first);
+    world.api.fault(Kind::Pod, Verb::List, 1, Fault::TooManyRequests(2));
     world.api.fault(Kind::Pod, Verb::List, 1, Fault::Status(401));
-    let ended = world.live(&MATRIX);
-    assert_eq!((ended.code, world.api.faults_left()), (0, 0), "{}", ended.stderr);
+    assert!(asked() > first);
 }
 
 #[test]
@@ -180,4 +200,12 @@ fn in_a_pod_without_a_kubeconfig_the_pods_own_cluster_is_meant() {
         ended.stderr
     );
     assert_eq!(ask(true).code, 0);
+
+    let ended = world.run(&[&MATRIX[..], &["--live"]].concat());
+    assert_eq!((ended.code, &*ended.stdout), (2, ""));
+    assert!(
+        ended.stderr.contains("name one with --kubeconfig FILE"),
+        "{}",
+        ended.stderr
+    );
 }

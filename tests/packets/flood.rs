@@ -38,6 +38,11 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    /// Who sends to whom.
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
     /// How many datagrams did not fare as policy says.
     pub(crate) fn wrong(&self) -> u64 {
         match self.lane.passes {

@@ -4,7 +4,7 @@
 //!
 //! With verdicts kept in marks (`--verified-mark`) only that is played once more in which a kept verdict could go wrong: connections
 //! that live through changes, are lost, half open, translated or related; one group of scenarios and the random clusters; a
-//! thousand changes under traffic; and audited policies ([`UNDER_MARKS`]). What marks alone can break has its tests in `verified`.
+//! thousand changes under traffic; audited policies; and pods that nobody knows ([`UNDER_MARKS`]). What marks alone can break has its tests in `verified`.
 
 mod bridge;
 mod bridge_agent;
@@ -26,6 +26,7 @@ mod services;
 mod shop;
 #[path = "../support/mod.rs"]
 mod support;
+mod unknown;
 mod verified;
 mod ways;
 mod world;
@@ -37,7 +38,7 @@ use palisade::nft::MarkMask;
 use palisade::sandbox::Wiring;
 
 /// What is played once more with verdicts kept in marks.
-const UNDER_MARKS: [&str; 18] = [
+const UNDER_MARKS: [&str; 20] = [
     "recipes",
     "random_clusters",
     "a_change_stops_an_open_connection",
@@ -56,6 +57,8 @@ const UNDER_MARKS: [&str; 18] = [
     "a_thousand_changes_lose_and_leak_nothing",
     "audit_records_what_enforcing_does",
     "a_revoked_connection_is_reset",
+    "an_unknown_pod_passes_nothing",
+    "a_pod_that_is_gone_stops_at_once",
 ];
 
 fn main() -> ExitCode {
@@ -239,6 +242,21 @@ fn main() -> ExitCode {
             }),
             ("the_agent_counts_and_rejects", || {
                 failed(denials::the_agent_counts_and_rejects())
+            }),
+            ("an_unknown_pod_is_let_pass_by_default", || {
+                failed(unknown::an_unknown_pod_is_let_pass_by_default())
+            }),
+            ("an_unknown_pod_passes_nothing", || {
+                failed(unknown::an_unknown_pod_passes_nothing())
+            }),
+            ("a_pod_that_is_gone_stops_at_once", || {
+                failed(unknown::a_pod_that_is_gone_stops_at_once())
+            }),
+            ("audit_lets_unknown_pods_pass_and_tells", || {
+                failed(unknown::audit_lets_unknown_pods_pass_and_tells())
+            }),
+            ("without_a_range_nothing_is_dropped", || {
+                failed(unknown::without_a_range_nothing_is_dropped())
             }),
             ("audit_drops_nothing_and_counts", || {
                 failed(packets::audit_drops_nothing_and_counts())

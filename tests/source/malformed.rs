@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Kind, Verb};
 use crate::objects::{pod, policy};
+use crate::server::Server;
 use crate::world::{World, small};
 
 fn broken_pod(name: &str) -> Value {
@@ -116,7 +117,7 @@ async fn the_last_good_version_of_an_object_stays() {
     }
     let gone = |event: &Event| matches!(event, Event::PodGone(name) if *name == pod_name);
     assert!(events.iter().any(gone), "{events:?}");
-    assert_eq!(world.cluster, Some(world.wanted()));
+    assert_eq!(world.cluster, Some(world.api.cluster().await));
 }
 
 #[tokio::test]

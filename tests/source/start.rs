@@ -7,6 +7,7 @@ use policy_compiler::cluster::Cluster;
 
 use crate::api::{Api, Fault, Kind, Verb};
 use crate::objects::pod;
+use crate::server::Server;
 use crate::world::{World, small};
 
 #[tokio::test]
@@ -19,7 +20,7 @@ async fn nothing_is_given_out_before_every_watch_is_complete() {
         assert!(!world.watches.is_synced());
         let events = world.next().await;
         assert!(events.is_empty());
-        assert_eq!(world.cluster, Some(world.wanted()), "in one piece");
+        assert_eq!(world.cluster, Some(world.api.cluster().await), "in one piece");
         assert!(world.watches.is_synced());
     }
 }

@@ -4,17 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use palisade::agent::source::{Access, Resource, Target, Timing, Update, Watches};
+use palisade::agent::source::{Access, AccessError, Resource, Target, Timing, Update, Watches};
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
-use policy_compiler::convert;
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use crate::api::{Api, Kind};
 use crate::objects::{namespace, node, pod, policy};
+use crate::server::Server;
 
 /// How long anything that is expected may take; machines are slow at times.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -28,10 +25,11 @@ pub(crate) const TIMING: Timing = Timing {
     long: Duration::from_millis(400),
     first_delay: Duration::from_millis(50),
     longest_delay: Duration::from_millis(400),
+    renew: Duration::from_millis(500),
 };
 
-pub(crate) struct World {
-    pub(crate) api: Api,
+pub(crate) struct World<S = Api> {
+    pub(crate) api: S,
     pub(crate) watches: Watches,
     /// As told so far; none before the first snapshot.
     pub(crate) cluster: Option<Cluster>,
@@ -48,28 +46,41 @@ impl World {
     }
 
     pub(crate) fn watch_with(api: Api, token_file: Option<PathBuf>) -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config");
-        std::fs::write(&file, api.kubeconfig(token_file.as_deref())).unwrap();
-        let target = Target::Kubeconfig {
-            file: Some(file),
-            context: None,
-        };
-        let access = Arc::new(Access::new(target).unwrap());
-        World {
-            api,
-            watches: Watches::start(access, TIMING),
-            cluster: None,
-            strict: true,
-            _folder: folder,
-        }
+        let kubeconfig = api.kubeconfig(token_file.as_deref());
+        World::watch_as(api, &kubeconfig)
+    }
+
+    /// A source that has this kubeconfig.
+    pub(crate) fn watch_as(api: Api, kubeconfig: &str) -> World {
+        World::of(api, kubeconfig)
     }
 
     /// A small cluster that has been told.
     pub(crate) async fn synced() -> World {
-        let mut world = World::watch(small().await);
+        World::synced_on(Api::start().await).await
+    }
+}
+
+impl<S: Server> World<S> {
+    /// The same on any API server, and nothing else in it.
+    pub(crate) async fn synced_on(api: S) -> World<S> {
+        api.clear().await;
+        fill(&api).await;
+        let kubeconfig = Server::kubeconfig(&api);
+        let mut world = World::of(api, &kubeconfig);
         world.converge().await;
         world
+    }
+
+    fn of(api: S, kubeconfig: &str) -> World<S> {
+        let (folder, access) = access(kubeconfig);
+        World {
+            api,
+            watches: Watches::start(Arc::new(access.unwrap()), TIMING),
+            cluster: None,
+            strict: true,
+            _folder: folder,
+        }
     }
 
     /// What comes next, which must come soon.
@@ -113,52 +124,22 @@ impl World {
         async move {
             let start = Instant::now();
             let mut told = Vec::new();
-            while self.cluster.as_ref() != Some(&self.wanted()) {
+            loop {
+                let wanted = self.api.cluster().await;
+                if self.cluster.as_ref() == Some(&wanted) {
+                    return told;
+                }
                 match timeout(SOON.saturating_sub(start.elapsed()), self.watches.next()).await {
                     Ok(update) => told.extend(self.take(update)),
                     Err(_) => panic!(
                         "{caller}: no convergence: {:#?}\nhas {:#?}\nwants {:#?}",
                         self.watches.health(),
                         self.cluster,
-                        self.wanted()
+                        wanted
                     ),
                 }
             }
-            told
         }
-    }
-
-    /// What the API server holds, decoded as a whole.
-    pub(crate) fn wanted(&self) -> Cluster {
-        fn decoded<T: serde::de::DeserializeOwned>(object: Value) -> Option<T> {
-            serde_json::from_value(object).ok()
-        }
-        let mut cluster = Cluster::default();
-        for object in self.api.objects(Kind::Namespace) {
-            decoded::<v1::Namespace>(object)
-                .and_then(|o| convert::namespace(&o).ok())
-                .into_iter()
-                .for_each(|o| cluster.add_namespace(o));
-        }
-        for object in self.api.objects(Kind::Node) {
-            decoded::<v1::Node>(object)
-                .and_then(|o| convert::node(&o).ok())
-                .into_iter()
-                .for_each(|o| cluster.add_node(o));
-        }
-        for object in self.api.objects(Kind::Pod) {
-            decoded::<v1::Pod>(object)
-                .and_then(|o| convert::pod(&o).ok())
-                .into_iter()
-                .for_each(|o| cluster.add_pod(o));
-        }
-        for object in self.api.objects(Kind::NetworkPolicy) {
-            decoded::<NetworkPolicy>(object)
-                .and_then(|o| convert::network_policy(&o).ok())
-                .into_iter()
-                .for_each(|(o, _)| cluster.add_policy(o));
-        }
-        cluster
     }
 
     /// Waits until a watch fares so.
@@ -171,14 +152,37 @@ impl World {
     }
 }
 
+/// What a kubeconfig gives, and the folder that it is in.
+pub(crate) fn access(kubeconfig: &str) -> (tempfile::TempDir, Result<Access, AccessError>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let target = Target::Kubeconfig {
+        file: Some(file),
+        context: None,
+    };
+    let access = Access::new(target);
+    (folder, access)
+}
+
 /// An API server with a few objects of every kind.
 pub(crate) async fn small() -> Api {
     let api = Api::start().await;
-    api.put(Kind::Namespace, namespace("shop", "red"));
-    api.put(Kind::Namespace, namespace("other", "blue"));
-    api.put(Kind::Node, node("n1", "192.0.2.1"));
-    api.put(Kind::Pod, pod("shop", "web-1", "web", "10.1.0.1"));
-    api.put(Kind::Pod, pod("shop", "db-1", "db", "10.1.0.2"));
-    api.put(Kind::NetworkPolicy, policy("shop", "db", "db", 5432));
+    fill(&api).await;
     api
+}
+
+/// The same with the objects of [`small`].
+pub(crate) async fn filled(api: Api) -> Api {
+    fill(&api).await;
+    api
+}
+
+async fn fill(api: &impl Server) {
+    api.put(Kind::Namespace, namespace("shop", "red")).await;
+    api.put(Kind::Namespace, namespace("other", "blue")).await;
+    api.put(Kind::Node, node("n1", "192.0.2.1")).await;
+    api.put(Kind::Pod, pod("shop", "web-1", "web", "10.1.0.1")).await;
+    api.put(Kind::Pod, pod("shop", "db-1", "db", "10.1.0.2")).await;
+    api.put(Kind::NetworkPolicy, policy("shop", "db", "db", 5432)).await;
 }

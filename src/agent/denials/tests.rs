@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use policy_compiler::cluster::{Namespace, Workload};
+use policy_compiler::cluster::{Namespace, Node, Workload};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::policy::{NamespaceScope, PodSelection, Policy, PolicyName, Tier};
@@ -58,6 +58,7 @@ fn cluster() -> Cluster {
 struct Scene {
     kernel: Fake,
     cluster: Cluster,
+    settings: Settings,
     denials: Denials,
     metrics: Metrics,
     log: Lines,
@@ -91,6 +92,7 @@ impl Scene {
         let scene = Scene {
             kernel: Fake::default(),
             cluster: cluster(),
+            settings: Settings::default(),
             denials: Denials::default(),
             metrics: Metrics::default(),
             log: Lines::default(),
@@ -102,7 +104,7 @@ impl Scene {
     /// The whole table anew: the kernel's counters begin from nothing.
     fn replace(&self) {
         let table = compile(&self.cluster, &Subjects::Node("here".into()));
-        let ruleset = render(&table, Settings::default());
+        let ruleset = render(&table, self.settings);
         self.kernel.apply(&replace(&ruleset).expect("valid")).expect("applied");
     }
 
@@ -138,7 +140,7 @@ impl Scene {
         let node = "here".into();
         tracing::subscriber::with_default(subscriber, || {
             self.denials
-                .look(&self.kernel, &node, &self.cluster, Mode::Enforce, &self.metrics);
+                .look(&self.kernel, &node, &self.cluster, self.settings, &self.metrics);
         });
     }
 
@@ -208,7 +210,7 @@ async fn the_log_names_each_sort_once_a_minute_and_why() {
     scene.send("10.0.0.3", "10.0.0.2", 80);
     scene.look();
     let expected = " INFO denied from=shop/api-1 (10.0.0.3) to=shop/web-1 (10.0.0.1) port=\"80/TCP\" packets=1 \
-                    reason=\"ingress isolated by shop/web and no rule admits it\"";
+                    policies=\"shop/web\" reason=\"ingress isolated by shop/web and no rule admits it\"";
     assert_eq!(scene.lines(), [expected]);
     scene.send("10.0.0.3", "10.0.0.1", 80);
     advance(LOOK_EVERY).await;
@@ -236,4 +238,38 @@ async fn a_scan_is_a_few_lines() {
     let more = " INFO and 480 more sorts of denied connections in the last minute: `palisade denied` shows all";
     assert_eq!(scene.lines(), [more]);
     assert_eq!(scene.exposed()[0], series("web-1", 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_of_pods_that_nobody_knows_are_counted_and_logged() {
+    let mut scene = Scene::new();
+    scene.settings.unknown_pods = UnknownPods::Drop;
+    scene.cluster.add_node(Node {
+        name: "here".into(),
+        labels: Labels::default(),
+        addresses: Vec::new(),
+        pod_cidrs: vec!["10.0.0.0/29".parse().expect("a range")],
+    });
+    scene.replace();
+    scene.send("10.0.0.5", "192.0.2.1", 80);
+    scene.send("10.0.0.5", "10.0.0.6", 80);
+    // Known, elsewhere; and in nobody's range.
+    scene.send("10.0.0.3", "192.0.2.1", 80);
+    scene.send("10.0.0.9", "192.0.2.1", 80);
+    scene.look();
+    let line = |to: &str| {
+        format!(
+            " INFO denied from=10.0.0.5 to={to} port=\"80/TCP\" packets=1 reason=\"no pod of the cluster has 10.0.0.5 \
+             (--unknown-pods drop)\""
+        )
+    };
+    assert_eq!(scene.lines(), [line("10.0.0.6"), line("192.0.2.1")]);
+    assert_eq!(scene.metrics.unknown_pod_packets.get(), 2);
+
+    // Replaced, the kernel counts from nothing; the metric goes on.
+    scene.replace();
+    scene.send("192.0.2.1", "10.0.0.6", 80);
+    advance(LOOK_EVERY).await;
+    scene.look();
+    assert_eq!(scene.metrics.unknown_pod_packets.get(), 3);
 }

@@ -370,6 +370,7 @@ async fn a_policy_that_the_kernel_refuses_is_closed_and_the_others_apply() {
             "{report}"
         );
         assert!(stage.metric("isolated_policies 1"));
+        assert_eq!(refused(stage), ["shop/bad"]);
         // Neither the same manifests nor the passing of time tries it again.
         let tried = stage.shelf.tried();
         stage.change(Ok(both.clone())).await;
@@ -394,8 +395,33 @@ async fn a_policy_that_the_kernel_refuses_is_closed_and_the_others_apply() {
         );
         assert_eq!(stage.shared.readiness.report(), Ok("ready\n".to_owned()));
         assert!(stage.metric("isolated_policies 0"));
+        assert_eq!(refused(stage), Vec::<String>::new());
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_are_counted_at_the_start_and_once_a_minute() {
+    play_events(cluster(&["egress"]), async |stage, sender| {
+        assert!(stage.metric("nodes 1"));
+        let elsewhere = Pod {
+            name: PodName {
+                namespace: "shop".into(),
+                name: "elsewhere".into(),
+            },
+            node: Some("node-2".into()),
+            ..Pod::clone(cluster(&[]).pods.values().next().expect("a pod"))
+        };
+        send(stage, sender, [Event::Pod(Arc::new(elsewhere))]).await;
+        sleep(Duration::from_secs(61)).await;
+        assert!(stage.metric("nodes 2"));
+    })
+    .await;
+}
+
+/// The policies of which Events are to tell.
+fn refused(stage: &Stage) -> Vec<String> {
+    stage.shared.noted.refused().iter().map(ToString::to_string).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -681,3 +707,4 @@ fn a_line_is_news_once_until_it_is_gone() {
 }
 
 mod marks;
+mod unknown;

@@ -3,20 +3,28 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::Uri;
-use hyper_util::client::proxy::matcher::Matcher;
+use http::header::AUTHORIZATION;
+use http::{Request, Uri};
+use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use thiserror::Error;
+use tower::util::MapRequestLayer;
 use tracing::{debug, warn};
+
+use super::{credentials, proxy};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long reading credentials may take; a plugin of the kubeconfig can hang.
+/// How long reading credentials may take; the file system can hang.
 const RENEWAL: Duration = Duration::from_secs(30);
+
+/// How long before they expire credentials are asked for anew, and how old they must be for that: some live shorter.
+const EARLY: Duration = Duration::from_secs(60);
+const EARLY_AGE: Duration = Duration::from_secs(1);
 
 /// Which API server, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,13 +100,25 @@ pub struct ClusterInfo {
     pub credentials: String,
     /// The proxy in between, without user and password.
     pub proxy: Option<String>,
+    /// Whether anybody's certificate is taken for the API server's.
+    pub unverified: bool,
 }
 
 /// A client that is made anew when need be.
 pub struct Access {
     target: Target,
     info: ClusterInfo,
-    current: Mutex<(Client, Instant)>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    client: Client,
+    /// When the credentials were last read, or were last to be.
+    read: Instant,
+    /// Until when they are good, if that is known.
+    expires: Option<SystemTime>,
+    /// Why they could not be read again, if the last attempt came to nothing.
+    trouble: Option<String>,
 }
 
 impl Access {
@@ -107,14 +127,20 @@ impl Access {
     /// # Errors
     /// What is missing, in which file, and what to write.
     pub fn new(target: Target) -> Result<Self, AccessError> {
-        let (client, info) = build(&target)?;
-        let current = Mutex::new((client, Instant::now()));
+        let (current, info) = build(&target)?;
+        if info.unverified {
+            warn!(
+                server = %info.server,
+                "the API server's certificate is not verified (insecure-skip-tls-verify): whoever stands in between decides on policy"
+            );
+        }
+        let current = Mutex::new(current);
         Ok(Access { target, info, current })
     }
 
     /// The client of now.
     pub fn client(&self) -> Client {
-        self.current().0.clone()
+        self.current().client.clone()
     }
 
     /// Which API server this is for.
@@ -127,61 +153,100 @@ impl Access {
         &self.info
     }
 
+    /// Asks for credentials anew that are about to expire.
+    pub async fn keep_fresh(&self) {
+        let expires = self.current().expires;
+        if expires.is_some_and(|at| at < SystemTime::now() + EARLY) {
+            self.renew(EARLY_AGE).await;
+        }
+    }
+
     /// Reads tokens, certificates and keys again, unless that was done within `age`. When they cannot be read the client
-    /// stays what it was.
-    pub async fn renew(&self, age: Duration) {
+    /// stays what it was; why, for as long as that lasts.
+    pub async fn renew(&self, age: Duration) -> Option<String> {
         {
             let mut current = self.current();
-            if current.1.elapsed() < age {
-                return;
+            if current.read.elapsed() < age {
+                return current.trouble.clone();
             }
             // Whoever comes next need not do it as well.
-            current.1 = Instant::now();
+            current.read = Instant::now();
         }
         let target = self.target.clone();
         // Files are read and plugins run: not on the thread that everything else waits for.
         let built = tokio::task::spawn_blocking(move || build(&target));
-        match tokio::time::timeout(RENEWAL, built).await {
-            Ok(Ok(Ok((client, _)))) => {
+        let trouble = match tokio::time::timeout(RENEWAL, built).await {
+            Ok(Ok(Ok((current, _)))) => {
                 debug!("credentials read again");
-                self.current().0 = client;
+                *self.current() = current;
+                return None;
             }
-            Ok(Ok(Err(error))) => warn!("{error}; the credentials stay what they were"),
-            Ok(Err(panic)) => warn!("cannot read the credentials again: {panic}"),
-            Err(_) => warn!("reading the credentials again takes more than {} s", RENEWAL.as_secs()),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(panic)) => format!("cannot read the credentials again: {panic}"),
+            Err(_) => format!("reading the credentials again takes more than {} s", RENEWAL.as_secs()),
+        };
+        let before = self.current().trouble.replace(trouble.clone());
+        if before.as_ref() != Some(&trouble) {
+            warn!("{trouble}; the credentials stay what they were");
         }
+        Some(trouble)
     }
 
-    fn current(&self) -> MutexGuard<'_, (Client, Instant)> {
+    fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn build(target: &Target) -> Result<(Client, ClusterInfo), AccessError> {
+fn build(target: &Target) -> Result<(Current, ClusterInfo), AccessError> {
+    let read = Instant::now();
     let (mut config, credentials, proxied) = match target {
-        Target::ServiceAccount => (service_account()?, "the pod's service account".to_owned(), false),
+        Target::ServiceAccount => (service_account()?, "the pod's service account".to_owned(), None),
         Target::Kubeconfig { file, context } => kubeconfig(file.as_deref(), context.as_deref())?,
     };
-    if !proxied {
-        // kube reads HTTPS_PROXY for kubeconfigs alone, and asks NO_PROXY about the proxy instead of the server.
-        config.proxy_url = proxy(&Matcher::from_env(), &config.cluster_url, |name| {
-            std::env::var(name).ok()
-        });
+    let server = config.cluster_url.clone();
+    let failed = |message: String| AccessError::Client {
+        server: server.clone(),
+        message,
+    };
+    // kube reads HTTPS_PROXY for kubeconfigs alone, and asks NO_PROXY about the proxy instead of the server.
+    config.proxy_url = match proxied {
+        Some(url) => Some(url.parse().map_err(|error| failed(format!("proxy-url: {error}")))?),
+        None => proxy::from_environment(&server),
+    };
+    config.proxy_url.as_ref().map_or(Ok(()), proxy::check).map_err(failed)?;
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return Err(failed(
+            "there is no certificate in the certificate authority's file or data".to_owned(),
+        ));
     }
     config.connect_timeout = Some(CONNECT);
     // Failures are seen, counted and waited out by whoever watches.
     config.default_retry = false;
-    let server = config.cluster_url.clone();
+    let (token, expires) = credentials::take(&mut config.auth_info).map_err(failed)?;
     let info = ClusterInfo {
         server: server.to_string(),
         credentials,
-        proxy: config.proxy_url.as_ref().map(without_secrets),
+        proxy: config.proxy_url.as_ref().map(proxy::without_secrets),
+        unverified: config.accept_invalid_certs,
     };
-    let client = Client::try_from(config).map_err(|error| AccessError::Client {
-        server,
-        message: error.to_string(),
-    })?;
-    Ok((client, info))
+    let builder = ClientBuilder::try_from(config).map_err(|error| failed(error.to_string()))?;
+    let client = match token {
+        None => builder.build(),
+        Some(token) => {
+            let authorized = move |mut request: Request<Body>| {
+                request.headers_mut().insert(AUTHORIZATION, token.header());
+                request
+            };
+            builder.with_layer(&MapRequestLayer::new(authorized)).build()
+        }
+    };
+    let current = Current {
+        client,
+        read,
+        expires,
+        trouble: None,
+    };
+    Ok((current, info))
 }
 
 fn service_account() -> Result<Config, AccessError> {
@@ -191,8 +256,8 @@ fn service_account() -> Result<Config, AccessError> {
     })
 }
 
-/// The configuration, where it is from, and whether it names a proxy itself.
-fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, String, bool), AccessError> {
+/// The configuration, where it is from, and the proxy that it names itself.
+fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, String, Option<String>), AccessError> {
     let name = match file {
         Some(file) => file.display().to_string(),
         None => std::env::var("KUBECONFIG")
@@ -230,9 +295,8 @@ fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, Str
     };
     let cluster = entry.context.as_ref().map(|c| c.cluster.as_str());
     let cluster = kubeconfig.clusters.iter().find(|c| Some(c.name.as_str()) == cluster);
-    let proxied = cluster
-        .and_then(|c| c.cluster.as_ref()?.proxy_url.as_deref())
-        .is_some_and(|url| !url.is_empty());
+    let proxied = cluster.and_then(|c| c.cluster.as_ref()?.proxy_url.clone());
+    let proxied = proxied.filter(|url| !url.is_empty());
     let credentials = format!("{name}, context {chosen}");
     kubeconfig.current_context = Some(chosen);
     let config = Config::try_from(kubeconfig).map_err(failed)?;
@@ -251,36 +315,9 @@ fn message(error: KubeconfigError) -> String {
             format!("the context names cluster \"{cluster}\", which is not among the clusters")
         }
         KubeconfigError::MissingClusterUrl => "the cluster has no server: write its URL".to_owned(),
+        KubeconfigError::ParseNoProxy(error) => format!("NO_PROXY cannot be read: {error}"),
         error => error.to_string(),
     }
-}
-
-/// The proxy that the environment wants for this server.
-fn proxy(matcher: &Matcher, server: &Uri, environment: impl Fn(&str) -> Option<String>) -> Option<Uri> {
-    let intercept = matcher.intercept(server)?;
-    if intercept.basic_auth().is_none() && intercept.raw_auth().is_none() {
-        return Some(intercept.uri().clone());
-    }
-    // The matcher has taken user and password out of the URL, where kube looks for them.
-    let names = match server.scheme_str() {
-        Some("https") => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
-        _ => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
-    };
-    let value = names
-        .into_iter()
-        .find_map(|n| environment(n).filter(|v| !v.is_empty()))?;
-    let url = if value.contains("://") {
-        value
-    } else {
-        format!("http://{value}")
-    };
-    url.parse().ok()
-}
-
-fn without_secrets(url: &Uri) -> String {
-    let host = url.authority().map_or("", |a| a.as_str());
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{}://{host}", url.scheme_str().unwrap_or("http"))
 }
 
 #[cfg(test)]
@@ -350,22 +387,5 @@ mod tests {
         let error = Access::new(target).map(drop).map_err(|e| e.to_string());
         let expected = "/nonexistent/config: cannot read the kubeconfig: No such file or directory (os error 2)";
         assert_eq!(error, Err(expected.to_owned()));
-    }
-
-    #[test]
-    fn the_environments_proxy_is_for_those_servers_that_no_proxy_leaves_out() {
-        let value = "http://me:secret@proxy:3128";
-        let matcher = Matcher::builder().https(value).no("10.0.0.0/8,.corp").build();
-        let proxied = |server: &'static str| {
-            let environment = |name: &str| (name == "HTTPS_PROXY").then(|| value.to_owned());
-            proxy(&matcher, &Uri::from_static(server), environment).map(|uri| uri.to_string())
-        };
-        assert_eq!(
-            proxied("https://192.0.2.1:6443").as_deref(),
-            Some("http://me:secret@proxy:3128/")
-        );
-        for direct in ["https://10.1.2.3:6443", "https://api.corp", "http://192.0.2.1"] {
-            assert_eq!(proxied(direct), None, "{direct}");
-        }
     }
 }

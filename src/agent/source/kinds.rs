@@ -4,11 +4,13 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Service};
 use policy_compiler::compile::Event;
 use policy_compiler::convert::{self, FieldError, FieldWarning};
-use policy_compiler::diagnostics::{Code, ObjectName};
+use policy_compiler::diagnostics::ObjectName;
 use policy_compiler::labels::Name;
 use policy_compiler::policy::{Policy, PolicyName, Tier};
 use serde::Deserialize;
@@ -122,12 +124,59 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As long as names may be; an object that breaks the rule must not flood the log.
+        // An object that breaks the rules of names must neither flood the log nor write lines of its own into it.
         if let Some(namespace) = &self.namespace {
-            write!(f, "{namespace:.63}/")?;
+            write!(f, "{}/", limits::line(namespace))?;
         }
-        write!(f, "{:.253}", self.name)
+        f.write_str(&limits::line(&self.name))
     }
+}
+
+/// Which object of all that ever had its name, and which version of its spec: what an Event about it must say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.uid`
+    pub uid: Arc<str>,
+    /// `metadata.generation`
+    pub generation: i64,
+}
+
+impl Identity {
+    fn of(meta: &Meta) -> Option<Self> {
+        Some(Identity {
+            uid: meta.uid.as_deref()?.into(),
+            generation: meta.generation.unwrap_or_default(),
+        })
+    }
+}
+
+/// What an object says, or what is wrong with it.
+pub(super) type Converted<O> = Result<Found<O>, Vec<FieldError>>;
+
+/// What an object says.
+pub(super) struct Found<O> {
+    pub(super) object: O,
+    /// What of it is not heeded.
+    pub(super) odd: Option<Oddity>,
+    /// What of it is heeded and yet hardly meant.
+    pub(super) doubts: Vec<FieldWarning>,
+}
+
+impl<O> Found<O> {
+    fn whole(object: O) -> Self {
+        Found {
+            object,
+            odd: None,
+            doubts: Vec::new(),
+        }
+    }
+}
+
+/// What of an object is not heeded.
+pub(super) struct Oddity {
+    pub(super) message: String,
+    /// What is done instead.
+    pub(super) remedy: &'static str,
 }
 
 /// A kind, as far as it differs from the others.
@@ -139,8 +188,7 @@ pub(super) trait Kind: Send + Sync + 'static {
     type Object: PartialEq + Send + Sync;
 
     fn meta(wire: &Self::Wire) -> &Meta;
-    /// The object, and what of it is accepted and yet hardly meant.
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Converted<Self::Object>, Vec<FieldError>>;
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Self::Object>;
     /// What of an object that cannot be read is safer kept than left out.
     fn salvage(_object: &[u8]) -> Option<Self::Object> {
         None
@@ -154,18 +202,20 @@ pub(super) trait Watched: Kind {
     fn gone(key: &Key) -> Event;
 }
 
-/// An object with its doubts.
-pub(super) type Converted<O> = (O, Vec<FieldWarning>);
-
 /// An object that has been read, or has not.
 pub(super) struct Read<O> {
     pub(super) key: Key,
-    pub(super) outcome: Result<O, Unreadable<O>>,
+    /// None when the API server does not say.
+    pub(super) identity: Option<Identity>,
+    pub(super) outcome: Outcome<O>,
     /// What of it is accepted and yet hardly meant.
     pub(super) doubts: Vec<FieldWarning>,
     /// What its annotation [`LINT_IGNORE_ANNOTATION`] says.
     pub(super) lint_ignore: Option<String>,
 }
+
+/// An object and what of it is not heeded, or what is wrong with it.
+pub(super) type Outcome<O> = Result<(O, Option<Oddity>), Unreadable<O>>;
 
 /// What is wrong with an object.
 pub(super) struct Unreadable<O> {
@@ -186,6 +236,7 @@ impl<O> Unreadable<O> {
 /// Converts an object that has been decoded; `text` is what it was decoded from.
 pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool: &mut Pool) -> Option<Read<K::Object>> {
     let key = Key::of(K::meta(&wire))?;
+    let identity = Identity::of(K::meta(&wire));
     let annotations = K::meta(&wire).annotations.as_ref();
     let lint_ignore = annotations.and_then(|a| a.get(LINT_IGNORE_ANNOTATION)).cloned();
     let checked = limits::check(K::meta(&wire));
@@ -197,7 +248,7 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
         converted.map_err(|errors| limits::sentence(&errors))
     });
     let (outcome, doubts) = match converted {
-        Ok((object, doubts)) => (Ok(object), doubts),
+        Ok(Found { object, odd, doubts }) => (Ok((object, odd)), doubts),
         Err(message) => {
             let salvaged = K::salvage(&text());
             (Err(Unreadable { message, salvaged }), Vec::new())
@@ -205,6 +256,7 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
     };
     Some(Read {
         key,
+        identity,
         outcome,
         doubts,
         lint_ignore,
@@ -213,11 +265,13 @@ pub(super) fn read<K: Kind>(wire: K::Wire, text: impl FnOnce() -> Vec<u8>, pool:
 
 /// What can be said of an object that cannot be decoded; none when it has no name.
 pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Option<Read<K::Object>> {
-    let identity: Identity = serde_json::from_slice(text).ok()?;
+    let meta = serde_json::from_slice::<Bare>(text).ok()?.meta();
     Some(Read {
-        key: Key::of(&identity.meta())?,
+        key: Key::of(&meta)?,
+        identity: Identity::of(&meta),
         outcome: Err(Unreadable {
-            message: format!("{error:.300}"),
+            // It may quote all of a value.
+            message: limits::line(&error.to_string()),
             salvaged: K::salvage(text),
         }),
         doubts: Vec::new(),
@@ -227,25 +281,29 @@ pub(super) fn unreadable<K: Kind>(text: &[u8], error: &serde_json::Error) -> Opt
 
 /// The name and the version of any object, whatever else is wrong with it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Identity {
-    metadata: IdentityMeta,
+pub(super) struct Bare {
+    metadata: BareMeta,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct IdentityMeta {
+struct BareMeta {
     name: Option<String>,
     namespace: Option<String>,
     resource_version: Option<String>,
+    uid: Option<String>,
+    generation: Option<i64>,
 }
 
-impl Identity {
+impl Bare {
     /// `metadata` with nothing else in it.
     pub(super) fn meta(&self) -> Meta {
         Meta {
             name: self.metadata.name.clone(),
             namespace: self.metadata.namespace.clone(),
             resource_version: self.metadata.resource_version.clone(),
+            uid: self.metadata.uid.clone(),
+            generation: self.metadata.generation,
             ..Meta::default()
         }
     }
@@ -253,6 +311,15 @@ impl Identity {
     pub(super) fn key(&self) -> Option<Key> {
         Key::of(&self.meta())
     }
+}
+
+/// A mode that is none: the conversion has taken it for enforcement.
+fn no_mode(metadata: &ObjectMeta, remedy: &'static str) -> Option<Oddity> {
+    let error = convert::enforcement(metadata).err()?;
+    Some(Oddity {
+        message: limits::sentence(&[error]),
+        remedy,
+    })
 }
 
 /// Namespaces.
@@ -267,9 +334,17 @@ impl Kind for Namespaces {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Namespace>, Vec<FieldError>> {
-        let object = wire.into();
-        Ok((convert::namespace(&object)?, mode_doubts(&object.metadata)))
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Namespace> {
+        let object = v1::Namespace::from(wire);
+        let odd = no_mode(
+            &object.metadata,
+            "its policies are enforced, but for those that say otherwise",
+        );
+        Ok(Found {
+            object: convert::namespace(&object)?,
+            odd,
+            doubts: Vec::new(),
+        })
     }
 
     fn add(cluster: &mut Cluster, object: Namespace) {
@@ -299,8 +374,8 @@ impl Kind for Nodes {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Node>, Vec<FieldError>> {
-        Ok((convert::node(&wire.into())?, Vec::new()))
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Node> {
+        convert::node(&wire.into()).map(Found::whole)
     }
 
     fn add(cluster: &mut Cluster, object: Node) {
@@ -330,11 +405,11 @@ impl Kind for Policies {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Policy>, Vec<FieldError>> {
-        let object = wire.into();
-        let (policy, mut doubts) = convert::network_policy(&object)?;
-        doubts.extend(mode_doubts(&object.metadata));
-        Ok((policy, doubts))
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Policy> {
+        let object = NetworkPolicy::from(wire);
+        let odd = no_mode(&object.metadata, "it is enforced");
+        let (object, doubts) = convert::network_policy(&object)?;
+        Ok(Found { object, odd, doubts })
     }
 
     fn salvage(object: &[u8]) -> Option<Policy> {
@@ -372,9 +447,9 @@ impl Kind for Pods {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, pool: &mut Pool) -> Result<Converted<Pod>, Vec<FieldError>> {
+    fn convert(wire: Self::Wire, pool: &mut Pool) -> Converted<Pod> {
         let pod = convert::pod(&wire.into())?;
-        Ok((pool.pod(pod), Vec::new()))
+        Ok(Found::whole(pool.pod(pod)))
     }
 
     fn add(cluster: &mut Cluster, object: Pod) {
@@ -407,17 +482,11 @@ impl Kind for Services {
         &wire.metadata
     }
 
-    fn convert(wire: Self::Wire, _: &mut Pool) -> Result<Converted<Service>, Vec<FieldError>> {
-        Ok((convert::service(&wire.into())?, Vec::new()))
+    fn convert(wire: Self::Wire, _: &mut Pool) -> Converted<Service> {
+        convert::service(&wire.into()).map(Found::whole)
     }
 
     fn add(cluster: &mut Cluster, object: Service) {
         cluster.add_service(object);
     }
-}
-
-/// A mode that is none: the policies are enforced, which is hardly what was meant.
-fn mode_doubts(meta: &ObjectMeta) -> Vec<FieldWarning> {
-    let doubt = convert::enforcement(meta).err();
-    doubt.into_iter().map(|error| (Code::UnknownMode, error)).collect()
 }

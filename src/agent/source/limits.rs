@@ -1,5 +1,7 @@
 //! Bounds on what the API server sends. It has bounds of its own, mostly narrower; these hold whatever it does.
 
+use std::borrow::Cow;
+
 use policy_compiler::convert::FieldError;
 
 use super::partial::Meta;
@@ -19,6 +21,22 @@ const LABELS: usize = 1000;
 /// The most errors of one object that are told.
 const ERRORS: usize = 3;
 
+/// The most characters of a text from elsewhere that are told.
+const TEXT: usize = 300;
+
+/// A text from elsewhere as one line for logs, `/readyz` and terminals: what would steer a terminal or begin another line is
+/// written as an escape, and no more than a few hundred characters are left.
+pub(super) fn line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.trim().chars().take(TEXT) {
+        match c {
+            '"' | '\'' | '\\' => line.push(c),
+            _ => line.extend(c.escape_debug()),
+        }
+    }
+    line
+}
+
 /// What is too large about an object, if anything.
 pub(super) fn check(meta: &Meta) -> Result<(), String> {
     let labels = meta.labels.as_ref().map_or(0, std::collections::BTreeMap::len);
@@ -32,9 +50,31 @@ pub(super) fn check(meta: &Meta) -> Result<(), String> {
 
 /// The errors of one object as one line.
 pub(super) fn sentence(errors: &[FieldError]) -> String {
-    let mut parts: Vec<String> = errors.iter().take(ERRORS).map(|e| format!("{e:.300}")).collect();
+    let mut parts: Vec<String> = errors.iter().take(ERRORS).map(|e| line(&e.to_string())).collect();
     if errors.len() > ERRORS {
         parts.push(format!("and {} more", errors.len() - ERRORS));
     }
     parts.join("; ")
+}
+
+/// JSON with what is not UTF-8 in it replaced, as the API server itself reads it: one such byte must cost its object at most.
+pub(super) fn utf8(json: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_from_elsewhere_is_one_short_line_that_steers_no_terminal() {
+        assert_eq!(line(" \"it's\" a\\b ö\n"), "\"it's\" a\\b ö");
+        assert_eq!(
+            line("a\nready\r\x1b[2J\u{9b}1m\0"),
+            "a\\nready\\r\\u{1b}[2J\\u{9b}1m\\0"
+        );
+        // What turns the direction of writing makes one name look like another.
+        assert_eq!(line("\u{202e}bd"), "\\u{202e}bd");
+        assert_eq!(line(&"ö".repeat(1 << 20)).chars().count(), TEXT);
+    }
 }

@@ -6,17 +6,26 @@
 //! Commands that answer one question list everything once (`snapshot`).
 
 mod access;
+mod complaints;
+mod credentials;
 mod intern;
 mod kinds;
 mod limits;
 mod page;
 mod partial;
+mod plugin;
+mod proxy;
+mod reason;
 mod salvage;
 mod shared;
 mod snapshot;
 mod store;
 mod transport;
 mod watch;
+mod wire;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -25,12 +34,14 @@ use std::time::{Duration, Instant};
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::policy::PolicyName;
 use tokio::task::JoinSet;
 use tracing::error;
 
 pub use access::{Access, AccessError, ClusterInfo, Target};
-pub use kinds::Resource;
-pub use shared::Health;
+pub use kinds::{Identity, Resource};
+pub(crate) use reason::reason;
+pub use shared::{Health, Unreadable};
 pub use snapshot::{Count, Remark, Snapshot, SnapshotError, Wanted, snapshot};
 
 use kinds::{Namespaces, Nodes, Pods, Policies, Watched};
@@ -55,6 +66,8 @@ pub struct Timing {
     pub first_delay: Duration,
     /// The longest delay.
     pub longest_delay: Duration,
+    /// How old credentials must be to be read again when there is no connection: it may be the certificates.
+    pub renew: Duration,
 }
 
 impl Default for Timing {
@@ -67,6 +80,7 @@ impl Default for Timing {
             long: Duration::from_secs(5),
             first_delay: Duration::from_secs(1),
             longest_delay: Duration::from_secs(30),
+            renew: Duration::from_secs(10),
         }
     }
 }
@@ -143,6 +157,17 @@ impl Watches {
         Waiting(self.shared.clone())
     }
 
+    /// What is known beside the cluster.
+    pub(in crate::agent) fn known(&self) -> Known {
+        Known(self.shared.clone())
+    }
+
+    /// The first thousand policies that are not in force as they are written, by name; those left out of which the API server does
+    /// not say who they are.
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.shared.unreadable()
+    }
+
     /// How the watches fare.
     pub fn health(&self) -> BTreeMap<Resource, Health> {
         self.shared.health()
@@ -167,17 +192,25 @@ impl Waiting {
     }
 }
 
+/// What the watches know beside the cluster, for whoever writes to the API server.
+pub(in crate::agent) struct Known(Arc<Shared>);
+
+impl Known {
+    /// As [`Watches::unreadable`].
+    pub(in crate::agent) fn unreadable(&self) -> Vec<Unreadable> {
+        self.0.unreadable()
+    }
+
+    /// Who a policy is, if the API server has said.
+    pub(in crate::agent) fn identity(&self, policy: &PolicyName) -> Option<Identity> {
+        self.0.identity(policy)
+    }
+}
+
 fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
     let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
-    let shared = shared.clone();
     tasks.spawn(async move {
-        let mut task = JoinSet::new();
-        task.spawn(watch.run());
-        let ended = task.join_next().await;
-        shared.note(K::RESOURCE, |health| {
-            health.failing_since.get_or_insert_with(Instant::now);
-            health.error = Some(format!("the watch has ended: {ended:?}"));
-        });
+        watch.run().await;
         K::RESOURCE
     });
 }

@@ -1,44 +1,27 @@
 //! A page of a list: its text goes in, its objects and where the list goes on come out.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::intern::Pool;
 use super::kinds::{Kind, Read, read as read_object, unreadable};
+use super::limits;
 use super::transport::Failure;
+use super::wire::{ListMeta, Page, nonsense};
 
 /// Objects on one page, unless they are too large for one.
 pub(super) const OBJECTS: u32 = 500;
-
-#[derive(Deserialize)]
-struct Page<T> {
-    metadata: ListMeta,
-    items: Option<Vec<T>>,
-}
-
-/// What is in use of the list's own metadata.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ListMeta {
-    pub(super) resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    pub(super) continue_token: Option<String>,
-    /// How many objects follow, where the API server has counted them.
-    pub(super) remaining_item_count: Option<i64>,
-}
 
 /// Objects in the order of the page; none in the place of one without a name.
 pub(super) type Objects<K> = Vec<Option<Read<<K as Kind>::Object>>>;
 
 /// Reads a page.
 pub(super) fn read<K: Kind>(text: &[u8], pool: &mut Pool) -> Result<(Objects<K>, ListMeta), Failure> {
-    let raw = || serde_json::from_slice::<Page<&RawValue>>(text);
     // Nearly always all of them can be decoded in one go.
     if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {
         let mut objects = Vec::new();
         for (at, wire) in page.items.into_iter().flatten().enumerate() {
             let object = || {
-                let page = raw().ok();
+                let page = serde_json::from_slice::<Page<&RawValue>>(text).ok();
                 let item = page.and_then(|page| page.items?.get(at).copied());
                 item.map_or_else(Vec::new, |item| item.get().as_bytes().to_vec())
             };
@@ -46,7 +29,8 @@ pub(super) fn read<K: Kind>(text: &[u8], pool: &mut Pool) -> Result<(Objects<K>,
         }
         return Ok((objects, page.metadata));
     }
-    let page = raw().map_err(|error| Failure::Nonsense(error.to_string()))?;
+    let text = limits::utf8(text);
+    let page: Page<&RawValue> = serde_json::from_str(&text).map_err(nonsense)?;
     let items = page.items.into_iter().flatten();
     let objects = items.map(|item| object::<K>(item.get().as_bytes(), pool)).collect();
     Ok((objects, page.metadata))

@@ -30,6 +30,8 @@ pub(super) struct Meta {
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
     pub(super) resource_version: Option<String>,
+    pub(super) uid: Option<String>,
+    pub(super) generation: Option<i64>,
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) annotations: Option<BTreeMap<String, String>>,
     pub(super) owner_references: Option<Vec<Owner>>,

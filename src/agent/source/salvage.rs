@@ -12,11 +12,19 @@ use serde_json::{Map, Value, json};
 pub(super) fn policy(object: &[u8]) -> Option<Policy> {
     let object: Value = serde_json::from_slice(object).ok()?;
     let spec = object.get("spec")?.as_object()?;
-    let mut policy = read(&object, spec, None)?;
+    let metadata = object.get("metadata")?;
+    let metadata = json!({"name": metadata.get("name")?, "namespace": metadata.get("namespace")?});
+    let types = types(spec);
+    let subject = spec.get("podSelector")?.clone();
+    let mut policy = read(json!({"podSelector": subject, "policyTypes": types}), &metadata)?;
     for (direction, field) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
         let rules = spec.get(field).and_then(Value::as_array);
         let rules = rules.into_iter().flatten().filter_map(|rule| {
-            let policy = read(&object, spec, Some((field, rule)))?;
+            // Without the subject, which may be as long as all rules together.
+            let policy = read(
+                json!({"podSelector": {}, "policyTypes": types, field: [rule]}),
+                &metadata,
+            )?;
             policy.rules(direction)?.first().cloned()
         });
         let rules: Vec<_> = rules.collect();
@@ -28,20 +36,9 @@ pub(super) fn policy(object: &[u8]) -> Option<Policy> {
     Some(policy)
 }
 
-/// The policy with one rule or none.
-fn read(object: &Value, spec: &Map<String, Value>, rule: Option<(&str, &Value)>) -> Option<Policy> {
-    let mut reduced = Map::new();
-    reduced.insert("podSelector".to_owned(), spec.get("podSelector")?.clone());
-    reduced.insert("policyTypes".to_owned(), types(spec));
-    if let Some((field, rule)) = rule {
-        reduced.insert(field.to_owned(), json!([rule]));
-    }
-    let metadata = object.get("metadata")?;
-    let metadata = json!({
-        "name": metadata.get("name")?,
-        "namespace": metadata.get("namespace")?,
-    });
-    let reduced: NetworkPolicy = serde_json::from_value(json!({ "metadata": metadata, "spec": reduced })).ok()?;
+/// The policy of a spec that has been reduced.
+fn read(spec: Value, metadata: &Value) -> Option<Policy> {
+    let reduced: NetworkPolicy = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).ok()?;
     convert::network_policy(&reduced).ok().map(|(policy, _)| policy)
 }
 

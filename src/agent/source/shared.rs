@@ -9,12 +9,30 @@ use std::time::Instant;
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::policy::PolicyName;
 use tokio::sync::Notify;
 
-use super::kinds::Resource;
+use super::kinds::{Identity, Key, Read, Resource};
+use super::store::Wrong;
 
 /// How many of the objects that cannot be read are told by name.
 const INVALID_TOLD: usize = 20;
+
+/// Of how many policies that cannot be read as a whole is kept what is wrong with them.
+const UNREADABLE_KEPT: usize = 1000;
+
+/// A policy that is not in force as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Which.
+    pub policy: PolicyName,
+    /// Which of that name.
+    pub identity: Identity,
+    /// What is wrong with it.
+    pub message: String,
+    /// What is done instead of what it says.
+    pub remedy: &'static str,
+}
 
 /// How one watch fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,13 +67,14 @@ pub(super) struct Shared {
 
 struct State {
     health: BTreeMap<Resource, Health>,
-    waiting: BTreeMap<(Resource, Subject), Event>,
+    /// Of the policies, readable or not.
+    identities: BTreeMap<Key, Identity>,
+    /// What is wrong with policies, at most [`UNREADABLE_KEPT`].
+    unreadable: BTreeMap<Key, Wrong>,
+    waiting: BTreeMap<(Resource, Key), Event>,
     since: Option<Instant>,
     ready: bool,
 }
-
-/// Which object, in the order in which a batch gives them.
-type Subject = super::kinds::Key;
 
 /// What the loop takes.
 pub(super) enum Taken {
@@ -71,6 +90,8 @@ impl Default for Shared {
         Shared {
             state: Mutex::new(State {
                 health: health.collect(),
+                identities: BTreeMap::new(),
+                unreadable: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 since: None,
                 ready: false,
@@ -114,19 +135,67 @@ impl Shared {
         change(self.state().health.entry(resource).or_default())
     }
 
-    /// The objects that cannot be read.
-    pub(super) fn complain<'a, K: std::fmt::Display + 'a>(
-        &self,
-        resource: Resource,
-        invalid: impl ExactSizeIterator<Item = (&'a K, &'a String)>,
-    ) {
+    /// The objects that cannot be read, or not as a whole.
+    pub(super) fn complain(&self, resource: Resource, invalid: &BTreeMap<Key, Wrong>) {
         self.note(resource, |health| {
             health.invalid = invalid.len();
-            let lines = invalid.take(INVALID_TOLD);
+            let lines = invalid.iter().take(INVALID_TOLD);
             health.complaints = lines
-                .map(|(key, message)| format!("{} {key}: {message}", resource.kind()))
+                .map(|(key, wrong)| format!("{} {key}: {}", resource.kind(), wrong.message))
                 .collect();
         });
+        if resource == Resource::NetworkPolicies {
+            let kept = invalid.iter().take(UNREADABLE_KEPT);
+            self.state().unreadable = kept.map(|(key, wrong)| (key.clone(), wrong.clone())).collect();
+        }
+    }
+
+    /// Remembers who a policy is. Of other kinds nobody asks.
+    pub(super) fn identify<O>(&self, resource: Resource, read: &Read<O>) {
+        if resource != Resource::NetworkPolicies {
+            return;
+        }
+        let mut state = self.state();
+        match &read.identity {
+            Some(identity) => state.identities.insert(read.key.clone(), identity.clone()),
+            None => state.identities.remove(&read.key),
+        };
+    }
+
+    /// The object is gone.
+    pub(super) fn forget(&self, resource: Resource, key: &Key) {
+        if resource == Resource::NetworkPolicies {
+            self.state().identities.remove(key);
+        }
+    }
+
+    /// All objects but these are gone.
+    pub(super) fn keep_only(&self, resource: Resource, there: impl Fn(&Key) -> bool) {
+        if resource == Resource::NetworkPolicies {
+            self.state().identities.retain(|key, _| there(key));
+        }
+    }
+
+    /// Who a policy is, if the API server has said.
+    pub(super) fn identity(&self, policy: &PolicyName) -> Option<Identity> {
+        self.state().identities.get(&key(policy)).cloned()
+    }
+
+    /// The first policies that are not in force as they are written, by name.
+    pub(super) fn unreadable(&self) -> Vec<Unreadable> {
+        let state = self.state();
+        let whole = |(key, wrong): (&Key, &Wrong)| {
+            Some(Unreadable {
+                policy: PolicyName {
+                    namespace: key.namespace.clone(),
+                    name: key.name.clone(),
+                },
+                identity: state.identities.get(key)?.clone(),
+                message: wrong.message.clone(),
+                remedy: wrong.remedy,
+            })
+        };
+        state.unreadable.iter().filter_map(whole).collect()
     }
 
     /// How all watches fare.
@@ -182,7 +251,14 @@ impl State {
     }
 }
 
-fn subject(event: &Event) -> Subject {
+fn key(policy: &PolicyName) -> Key {
+    Key {
+        namespace: policy.namespace.clone(),
+        name: policy.name.clone(),
+    }
+}
+
+fn subject(event: &Event) -> Key {
     let (namespace, name) = match event {
         Event::Pod(pod) => (Some(&pod.name.namespace), &pod.name.name),
         Event::PodGone(name) => (Some(&name.namespace), &name.name),
@@ -192,7 +268,7 @@ fn subject(event: &Event) -> Subject {
         Event::Policy(policy) => (policy.name.namespace.as_ref(), &policy.name.name),
         Event::PolicyGone(_, name) => (name.namespace.as_ref(), &name.name),
     };
-    Subject {
+    Key {
         namespace: namespace.cloned(),
         name: name.clone(),
     }

@@ -15,9 +15,11 @@ use policy_compiler::labels::Name;
 use super::Timing;
 use super::access::Access;
 use super::intern::Pool;
-use super::kinds::{Kind, Namespaces, Nodes, Pods, Policies, Read, Resource, Services};
-use super::page::{self, ListMeta};
+use super::kinds::{Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
+use super::page;
 use super::transport::{self, Failure};
+use super::watch::REFUSED_AGE;
+use super::wire::ListMeta;
 use crate::agent::backoff::Backoff;
 
 pub use error::SnapshotError;
@@ -27,6 +29,9 @@ const TRIES: u32 = 4;
 
 /// How often a page is asked for while there is no connection: somebody waits for the answer.
 const CONNECTIONS: u32 = 2;
+
+/// How often it is asked for with credentials that it does not know.
+const CREDENTIALS: u32 = 2;
 
 /// How often a list begins anew because the API server has forgotten how it stood.
 const BEGINNINGS: u32 = 3;
@@ -169,6 +174,7 @@ impl<K: Kind> Listed<K> {
             outcome,
             doubts,
             lint_ignore,
+            ..
         }) = read
         else {
             self.remarks.nameless += 1;
@@ -181,7 +187,13 @@ impl<K: Kind> Listed<K> {
             self.remarks.add(code, &object, Some(doubt.path), doubt.message);
         }
         match outcome {
-            Ok(object) => self.objects.push(object),
+            Ok((found, odd)) => {
+                self.objects.push(found);
+                if let Some(Oddity { message, remedy }) = odd {
+                    let message = format!("{message}; {remedy}");
+                    self.remarks.add(Code::UnknownMode, &object, None, message);
+                }
+            }
             Err(unreadable) => {
                 let message = format!("{}; {}", unreadable.message, unreadable.remedy());
                 self.remarks.add(Code::UnreadObject, &object, None, message);
@@ -293,7 +305,7 @@ async fn patiently<K: Kind>(
     token: Option<&str>,
 ) -> Result<Vec<u8>, Failure> {
     let mut backoff = Backoff::new(timing.first_delay, timing.longest_delay);
-    let mut tries = 1;
+    let (mut busy, mut unknown, mut cut) = (0, 0, 0);
     loop {
         let client = access.client();
         let token = token.map(str::to_owned);
@@ -301,19 +313,20 @@ async fn patiently<K: Kind>(
             Ok(text) => return Ok(text),
             Err(failure) => failure,
         };
-        let most = match &failure {
-            Failure::Refused { code: 429 | 500.., .. } => TRIES,
-            Failure::Refused { code: 401, .. } | Failure::Connection(_) => CONNECTIONS,
-            _ => 1,
+        let (tries, most) = match &failure {
+            Failure::Refused { code: 429 | 500.., .. } => (&mut busy, TRIES),
+            Failure::Refused { code: 401, .. } => (&mut unknown, CREDENTIALS),
+            Failure::Connection(_) => (&mut cut, CONNECTIONS),
+            _ => return Err(failure),
         };
-        if tries >= most {
+        *tries += 1;
+        if *tries >= most {
             return Err(failure);
         }
-        tries += 1;
         let wish = failure.retry_after().unwrap_or_default().min(LONGEST_WISH);
         if failure.is_unauthorized() {
             // They may have expired while the list came in.
-            access.renew(Duration::ZERO).await;
+            access.renew(REFUSED_AGE).await;
         }
         tokio::time::sleep(backoff.delay().max(wish)).await;
     }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use policy_compiler::compile::Event;
 
 use super::intern::Pool;
-use super::kinds::{Key, Read, Unreadable, Watched};
+use super::kinds::{Key, Oddity, Outcome, Read, Watched};
 
 /// Objects of one kind.
 pub(super) struct Store<K: Watched> {
     held: HashMap<Key, Held<K>>,
-    /// What is wrong with those that cannot be read.
-    invalid: BTreeMap<Key, String>,
+    /// What is wrong with those that cannot be read, or not as a whole.
+    invalid: BTreeMap<Key, Wrong>,
+    /// Whether that may be something else than when it was last asked for.
+    invalid_changed: bool,
     pub(super) pool: Pool,
 }
 
@@ -22,21 +24,29 @@ struct Held<K: Watched> {
     object: Arc<K::Object>,
     /// Not what the API server holds, but what could be read of it.
     salvaged: bool,
+    /// Whether it has been told, for certain.
+    told: bool,
 }
 
 /// A list that is still coming in. What was held stays as it is until the list is complete.
 pub(super) struct Listing<K: Watched> {
     seen: HashSet<Key>,
     changed: HashMap<Key, Held<K>>,
-    invalid: BTreeMap<Key, String>,
+    invalid: BTreeMap<Key, Wrong>,
+}
+
+/// What is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub(super) message: String,
+    /// What is done instead of what the object says.
+    pub(super) remedy: &'static str,
 }
 
 /// An object that cannot be read, told for the first time.
 pub(super) struct Complaint {
     pub(super) key: Key,
-    pub(super) message: String,
-    /// What is done instead of what the object says.
-    pub(super) remedy: &'static str,
+    pub(super) wrong: Wrong,
 }
 
 impl<K: Watched> Default for Store<K> {
@@ -44,6 +54,7 @@ impl<K: Watched> Default for Store<K> {
         Store {
             held: HashMap::new(),
             invalid: BTreeMap::new(),
+            invalid_changed: false,
             pool: Pool::default(),
         }
     }
@@ -65,9 +76,19 @@ impl<K: Watched> Store<K> {
         self.held.len()
     }
 
-    /// What is wrong with the objects that cannot be read.
-    pub(super) fn invalid(&self) -> &BTreeMap<Key, String> {
-        &self.invalid
+    /// What is wrong with the objects that cannot be read, when that may have changed since the last call.
+    pub(super) fn invalid(&mut self) -> Option<&BTreeMap<Key, Wrong>> {
+        std::mem::take(&mut self.invalid_changed).then_some(&self.invalid)
+    }
+
+    /// Whether there is such an object, readable or not.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.held.contains_key(key) || self.invalid.contains_key(key)
+    }
+
+    /// Something has gone wrong between here and the loop: all that is held is told again when it comes again.
+    pub(super) fn distrust(&mut self) {
+        self.held.values_mut().for_each(|held| held.told = false);
     }
 
     /// An object was added or changed.
@@ -75,17 +96,18 @@ impl<K: Watched> Store<K> {
         let Read { key, outcome, .. } = read;
         let (held, complaint) = self.judge(&key, outcome);
         let before = match &complaint {
-            Some(complaint) => self.invalid.insert(key.clone(), complaint.message.clone()),
+            Some(complaint) => self.invalid.insert(key.clone(), complaint.wrong.clone()),
             None => self.invalid.remove(&key),
         };
-        let told = |complaint: &Complaint| before.as_ref() == Some(&complaint.message);
+        self.invalid_changed |= before.is_some() || complaint.is_some();
+        let told = |complaint: &Complaint| before.as_ref().is_some_and(|b| b.message == complaint.wrong.message);
         let news = complaint.filter(|complaint| !told(complaint));
         (held.and_then(|held| self.hold(key, held)), news)
     }
 
     /// An object is gone.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Event> {
-        self.invalid.remove(key);
+        self.invalid_changed |= self.invalid.remove(key).is_some();
         self.held.remove(key).map(|_| K::gone(key))
     }
 
@@ -102,8 +124,11 @@ impl<K: Watched> Store<K> {
             listing.invalid.remove(&key);
             return None;
         };
-        let known = self.invalid.get(&key) == Some(&complaint.message);
-        listing.invalid.insert(key, complaint.message.clone());
+        let known = self
+            .invalid
+            .get(&key)
+            .is_some_and(|k| k.message == complaint.wrong.message);
+        listing.invalid.insert(key, complaint.wrong.clone());
         (!known).then_some(complaint)
     }
 
@@ -126,24 +151,26 @@ impl<K: Watched> Store<K> {
         for (key, held) in listing.changed {
             events.extend(self.hold(key, held));
         }
+        self.invalid_changed |= !(self.invalid.is_empty() && listing.invalid.is_empty());
         self.invalid = listing.invalid;
         self.held.shrink_to_fit();
         events
     }
 
     /// What to hold of an object, if anything new, and what is wrong with it.
-    fn judge(
-        &self,
-        key: &Key,
-        outcome: Result<K::Object, Unreadable<K::Object>>,
-    ) -> (Option<Held<K>>, Option<Complaint>) {
+    fn judge(&self, key: &Key, outcome: Outcome<K::Object>) -> (Option<Held<K>>, Option<Complaint>) {
         let unreadable = match outcome {
-            Ok(object) => {
+            Ok((object, odd)) => {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: false,
+                    told: true,
                 };
-                return (Some(held), None);
+                let complaint = odd.map(|Oddity { message, remedy }| Complaint {
+                    key: key.clone(),
+                    wrong: Wrong { message, remedy },
+                });
+                return (Some(held), complaint);
             }
             Err(unreadable) => unreadable,
         };
@@ -156,6 +183,7 @@ impl<K: Watched> Store<K> {
                 let held = Held {
                     object: Arc::new(object),
                     salvaged: true,
+                    told: true,
                 };
                 (Some(held), remedy)
             }
@@ -163,14 +191,16 @@ impl<K: Watched> Store<K> {
         };
         let complaint = Complaint {
             key: key.clone(),
-            message: unreadable.message,
-            remedy,
+            wrong: Wrong {
+                message: unreadable.message,
+                remedy,
+            },
         };
         (held, Some(complaint))
     }
 
     fn differs(&self, key: &Key, new: &Held<K>) -> bool {
-        let same = |held: &Held<K>| held.salvaged == new.salvaged && held.object == new.object;
+        let same = |held: &Held<K>| held.told && held.salvaged == new.salvaged && held.object == new.object;
         !self.held.get(key).is_some_and(same)
     }
 
@@ -182,7 +212,7 @@ impl<K: Watched> Store<K> {
         let object = new.object.clone();
         let before = self.held.insert(key, new);
         // Equal but for having been salvaged: nobody else cares.
-        if before.is_some_and(|before| before.object == object) {
+        if before.is_some_and(|before| before.told && before.object == object) {
             return None;
         }
         Some(K::event(object))

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Timing;
 use super::kinds::Resource;
 use super::limits;
+use super::reason::reason;
 
 /// Why a request came to nothing.
 #[derive(Debug, Error)]
@@ -36,6 +37,9 @@ pub(super) enum Failure {
     /// An answer that is none.
     #[error("the answer makes no sense: {0}")]
     Nonsense(String),
+    /// A defect of ours.
+    #[error("the watch failed in an unexpected way, and begins anew (please report this): {0}")]
+    Defect(String),
     /// A page that is too large.
     #[error("a page of the list has more than {} bytes", limits::PAGE)]
     TooLarge,
@@ -54,8 +58,8 @@ impl Failure {
     pub(super) fn told(status: &Status) -> Self {
         Failure::Refused {
             code: status.code,
-            reason: status.reason.clone(),
-            message: format!("{:.300}", status.message),
+            reason: limits::line(&status.reason),
+            message: limits::line(&status.message),
             retry_after: None,
         }
     }
@@ -143,7 +147,7 @@ async fn send(
     let answer = tokio::time::timeout(timing.answer, client.send(request.map(Body::from)));
     let response = match answer.await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::Connection(chain(&error))),
+        Ok(Err(error)) => return Err(Failure::Connection(reason(&error))),
         Err(_) => return Err(Failure::Silent(timing.answer)),
     };
     if response.status().is_success() {
@@ -162,7 +166,7 @@ async fn refused(response: Response<Body>, timing: &Timing) -> Failure {
         .unwrap_or_default();
     let status: Option<Status> = serde_json::from_slice(&body).ok();
     let (reason, message) = match status {
-        Some(status) if !status.message.is_empty() => (status.reason, format!("{:.300}", status.message)),
+        Some(status) if !status.message.is_empty() => (limits::line(&status.reason), limits::line(&status.message)),
         // From a proxy or a load balancer: whatever it says.
         _ => (String::new(), said(&body, code)),
     };
@@ -180,7 +184,7 @@ fn said(body: &[u8], code: StatusCode) -> String {
     if line.is_empty() {
         code.canonical_reason().unwrap_or("no reason given").to_owned()
     } else {
-        format!("{line:.300}")
+        limits::line(line)
     }
 }
 
@@ -192,7 +196,7 @@ async fn collect(response: Response<Body>, most: usize, within: Duration) -> Res
         match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(Failure::Silent(within)),
             Ok(None) => return Ok(out),
-            Ok(Some(Err(error))) => return Err(Failure::Connection(chain(&error))),
+            Ok(Some(Err(error))) => return Err(Failure::Connection(reason(&error))),
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     if out.len() + data.len() > most {
@@ -254,7 +258,7 @@ impl Lines {
             match timeout_at(deadline, self.body.frame()).await {
                 Err(_) => return Err(Failure::Silent(within)),
                 Ok(None) => return Ok(Next::End),
-                Ok(Some(Err(error))) => return Err(Failure::Connection(chain(&error))),
+                Ok(Some(Err(error))) => return Err(Failure::Connection(reason(&error))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
@@ -263,19 +267,4 @@ impl Lines {
             }
         }
     }
-}
-
-/// An error with what is behind it: "client error" alone helps nobody.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    format!("{text:.500}")
 }

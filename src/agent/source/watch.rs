@@ -5,40 +5,42 @@
 //! older than what is held already), a page with one object that has no readable metadata is lost as a whole, and neither
 //! answers nor lines have bounds of time and size.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use kube::core::Status;
 use policy_compiler::compile::Event;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::{debug, info, warn};
 
 use super::Timing;
 use super::access::Access;
-use super::kinds::{Identity, Key, Read, Watched, read};
-use super::page::{self, ListMeta};
-use super::partial::Meta;
+use super::complaints::{Complaints, tell};
+use super::kinds::{Bare, Key, Read, Watched, read};
+use super::limits;
+use super::page;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
 use super::transport::{self, Failure, Next};
+use super::wire::{self, Line, ListMeta, What, nonsense};
 use crate::agent::backoff::Backoff;
 
 /// After so many streaming lists in a row that came to nothing, one is made the old way.
 const STREAMS: u32 = 2;
 
-/// How many objects that cannot be read are told at a time.
-const TOLD_AT_ONCE: usize = 20;
+/// How many reasons of one failure are logged, from when it begins until it is over: a connection that breaks is often followed
+/// by the reason why there is no other.
+const REASONS: usize = 5;
 
 /// How long the API server can ask to be left alone.
 const LONGEST_WISH: Duration = Duration::from_secs(120);
 
-/// How old credentials must be to be read again when they are refused, and when there is no connection.
-const REFUSED_AGE: Duration = Duration::from_secs(1);
-const UNCONNECTED_AGE: Duration = Duration::from_secs(30);
-
-/// The annotation of the bookmark that ends the objects that were there at the start.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+/// How old credentials must be to be read again when they are refused.
+pub(super) const REFUSED_AGE: Duration = Duration::from_secs(1);
 
 /// One watch and what it holds.
 pub(super) struct Watch<K: Watched> {
@@ -53,6 +55,8 @@ pub(super) struct Watch<K: Watched> {
     broken_streams: u32,
     page: u32,
     backoff: Backoff,
+    /// What has been logged of failures since the watch last went well.
+    told: Vec<String>,
 }
 
 /// How a request ended, when nothing failed.
@@ -75,6 +79,7 @@ impl<K: Watched> Watch<K> {
             broken_streams: 0,
             page: page::OBJECTS,
             backoff: Backoff::new(timing.first_delay, timing.longest_delay),
+            told: Vec::new(),
         }
     }
 
@@ -83,7 +88,15 @@ impl<K: Watched> Watch<K> {
         loop {
             let began = Instant::now();
             let streams = self.version.is_none() && self.streaming && self.broken_streams < STREAMS;
-            let result = self.once(streams).await;
+            let result = match caught(self.once(streams)).await {
+                Ok(result) => result,
+                Err(panic) => {
+                    // Nobody knows what has been told: a list tells everything again.
+                    self.store.distrust();
+                    self.version = None;
+                    Err(Failure::Defect(panic))
+                }
+            };
             if began.elapsed() >= self.timing.long {
                 self.backoff.reset();
             }
@@ -107,6 +120,7 @@ impl<K: Watched> Watch<K> {
     }
 
     async fn once(&mut self, streams: bool) -> Result<End, Failure> {
+        self.access.keep_fresh().await;
         match self.version.clone() {
             Some(version) => self.follow(Some(&version)).await,
             None if streams => self.follow(None).await,
@@ -128,11 +142,17 @@ impl<K: Watched> Watch<K> {
         let delay = self.backoff.delay();
         let wish = failure.retry_after().unwrap_or_default().min(LONGEST_WISH);
         self.fail(&failure);
-        if failure.is_unauthorized() {
-            self.access.renew(REFUSED_AGE).await;
+        let trouble = if failure.is_unauthorized() {
+            self.access.renew(REFUSED_AGE).await
         } else if matches!(failure, Failure::Connection(_)) {
             // It may be the certificates.
-            self.access.renew(UNCONNECTED_AGE).await;
+            self.access.renew(self.timing.renew).await
+        } else {
+            None
+        };
+        if let Some(trouble) = trouble {
+            let told = format!("{failure}; {trouble}");
+            self.shared.note(K::RESOURCE, |health| health.error = Some(told));
         }
         tokio::time::sleep(delay.max(wish)).await;
     }
@@ -174,7 +194,7 @@ impl<K: Watched> Watch<K> {
         let (objects, metadata) = page::read::<K>(text, &mut self.store.pool)?;
         for object in objects {
             match object {
-                Some(read) => complaints.extend(self.store.list(listing, read)),
+                Some(read) => complaints.extend(self.take_in(listing, read)),
                 None => complaints.nameless += 1,
             }
         }
@@ -207,7 +227,7 @@ impl<K: Watched> Watch<K> {
             let change = self.read_line(line)?;
             if let Change::Bookmark(version) = &change
                 && listing.is_some()
-                && is_end_of_list(line)
+                && wire::is_end_of_list(line)
             {
                 self.finish(
                     listing.take().unwrap_or_default(),
@@ -219,7 +239,7 @@ impl<K: Watched> Watch<K> {
             match &mut listing {
                 None => self.apply(change),
                 Some(listing) => match change {
-                    Change::Put(Some(read), _) => complaints.extend(self.store.list(listing, read)),
+                    Change::Put(Some(read), _) => complaints.extend(self.take_in(listing, read)),
                     Change::Put(None, _) => complaints.nameless += 1,
                     Change::Gone(Some(key), _) => Store::<K>::unlist(listing, &key),
                     Change::Gone(None, _) | Change::Bookmark(_) => {}
@@ -229,26 +249,28 @@ impl<K: Watched> Watch<K> {
     }
 
     fn read_line(&mut self, line: &[u8]) -> Result<Change<K>, Failure> {
-        let raw = || serde_json::from_slice::<Line<&RawValue>>(line);
-        let nonsense = |error: serde_json::Error| Failure::Nonsense(error.to_string());
         if let Ok(Line { what, object }) = serde_json::from_slice::<Line<K::Wire>>(line) {
             let version = K::meta(&object).resource_version.clone();
             match what {
                 What::Added | What::Modified => {
-                    let text = || raw().map_or_else(|_| Vec::new(), |line| line.object.get().as_bytes().to_vec());
+                    let text = || {
+                        let line = serde_json::from_slice::<Line<&RawValue>>(line);
+                        line.map_or_else(|_| Vec::new(), |line| line.object.get().as_bytes().to_vec())
+                    };
                     return Ok(Change::Put(read::<K>(object, text, &mut self.store.pool), version));
                 }
                 What::Bookmark => return Ok(Change::Bookmark(version.unwrap_or_default())),
                 What::Deleted | What::Error => {}
             }
         }
-        let Line { what, object } = raw().map_err(nonsense)?;
+        let line = limits::utf8(line);
+        let Line::<&RawValue> { what, object } = serde_json::from_str(&line).map_err(nonsense)?;
         let text = object.get().as_bytes();
-        let identity = || serde_json::from_str::<Identity>(object.get());
-        let version = || identity().ok().and_then(|i| i.meta().resource_version);
+        let bare = || serde_json::from_str::<Bare>(object.get());
+        let version = || bare().ok().and_then(|b| b.meta().resource_version);
         match what {
             What::Added | What::Modified => Ok(Change::Put(page::object::<K>(text, &mut self.store.pool), version())),
-            What::Deleted => Ok(Change::Gone(identity().ok().and_then(|i| i.key()), version())),
+            What::Deleted => Ok(Change::Gone(bare().ok().and_then(|b| b.key()), version())),
             What::Bookmark => Ok(Change::Bookmark(version().unwrap_or_default())),
             What::Error => {
                 let status: Status = serde_json::from_slice(text).map_err(nonsense)?;
@@ -257,9 +279,16 @@ impl<K: Watched> Watch<K> {
         }
     }
 
+    /// An object of a list.
+    fn take_in(&self, listing: &mut Listing<K>, read: Read<K::Object>) -> Option<Complaint> {
+        self.shared.identify(K::RESOURCE, &read);
+        self.store.list(listing, read)
+    }
+
     fn apply(&mut self, change: Change<K>) {
         let (event, complaint, version): (Option<Event>, _, _) = match change {
             Change::Put(Some(read), version) => {
+                self.shared.identify(K::RESOURCE, &read);
                 let (event, complaint) = self.store.put(read);
                 (event, complaint, version)
             }
@@ -270,7 +299,11 @@ impl<K: Watched> Watch<K> {
                 );
                 (None, None, version)
             }
-            Change::Gone(key, version) => (key.and_then(|key| self.store.remove(&key)), None, version),
+            Change::Gone(Some(key), version) => {
+                self.shared.forget(K::RESOURCE, &key);
+                (self.store.remove(&key), None, version)
+            }
+            Change::Gone(None, version) => (None, None, version),
             Change::Bookmark(version) => (None, None, Some(version)),
         };
         if let Some(version) = version.filter(|v| !v.is_empty()) {
@@ -285,6 +318,7 @@ impl<K: Watched> Watch<K> {
 
     fn finish(&mut self, listing: Listing<K>, complaints: Complaints, version: String) {
         let events = self.store.finish(listing);
+        self.shared.keep_only(K::RESOURCE, |key| self.store.knows(key));
         complaints.tell(K::RESOURCE.kind());
         debug!(resource = %K::RESOURCE, objects = self.store.len(), changes = events.len(), "listed");
         self.version = Some(version);
@@ -300,7 +334,8 @@ impl<K: Watched> Watch<K> {
         self.shared.note(K::RESOURCE, |health| health.events += 1);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        self.told.clear();
         let failed = self.shared.note(K::RESOURCE, |health| {
             health.heard = Some(Instant::now());
             health.objects = self.store.len();
@@ -309,44 +344,61 @@ impl<K: Watched> Watch<K> {
         if let Some(since) = failed {
             info!(resource = %K::RESOURCE, "watching again after {} s", since.elapsed().as_secs());
         }
-        if self.shared.note(K::RESOURCE, |health| health.invalid) + self.store.invalid().len() > 0 {
-            self.shared.complain(K::RESOURCE, self.store.invalid().iter());
+        if let Some(invalid) = self.store.invalid() {
+            self.shared.complain(K::RESOURCE, invalid);
         }
     }
 
-    fn fail(&self, failure: &Failure) {
+    fn fail(&mut self, failure: &Failure) {
         // A watch that is too old is no failure of anybody: the list that follows may be one.
         let fails = !failure.is_gone();
-        let first = self.shared.note(K::RESOURCE, |health| {
+        let reason = failure.to_string();
+        self.shared.note(K::RESOURCE, |health| {
             health.failures += 1;
-            health.error = Some(failure.to_string());
-            let first = fails && health.failing_since.is_none();
-            if first {
-                health.failing_since = Some(Instant::now());
+            health.error = Some(reason.clone());
+            if fails {
+                health.failing_since.get_or_insert_with(Instant::now);
             }
-            first
         });
-        if first {
-            let kept = if self.version.is_some() || self.store.len() > 0 {
-                "; what is known stays in force"
-            } else {
-                ""
-            };
-            warn!(resource = %K::RESOURCE, "cannot watch: {failure}{kept}");
-        } else {
-            debug!(resource = %K::RESOURCE, "cannot watch: {failure}");
+        if !fails || self.told.len() >= REASONS || self.told.contains(&reason) {
+            debug!(resource = %K::RESOURCE, "cannot watch: {reason}");
+            return;
         }
+        let kept = if self.version.is_some() || self.store.len() > 0 {
+            "; what is known stays in force"
+        } else {
+            ""
+        };
+        warn!(resource = %K::RESOURCE, "cannot watch: {reason}{kept}");
+        self.told.push(reason);
     }
 
     fn oversize(&self) {
         warn!(
             resource = %K::RESOURCE,
             "the API server tells of an object of more than {} bytes: it is left out",
-            super::limits::LINE
+            limits::LINE
         );
         self.shared
             .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
     }
+}
+
+/// The future's result, or with what it panicked: a defect of ours must not end a watch.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Poll::Ready(Err(limits::line(text.unwrap_or_default())))
+            }
+        }
+    })
+    .await
 }
 
 /// What a line of a watch says.
@@ -355,66 +407,4 @@ enum Change<K: Watched> {
     Put(Option<Read<K::Object>>, Option<String>),
     Gone(Option<Key>, Option<String>),
     Bookmark(String),
-}
-
-/// What is wrong with the objects of a list.
-#[derive(Default)]
-struct Complaints {
-    told: Vec<Complaint>,
-    more: usize,
-    nameless: usize,
-}
-
-impl Complaints {
-    fn extend(&mut self, complaint: Option<Complaint>) {
-        match complaint {
-            Some(complaint) if self.told.len() < TOLD_AT_ONCE => self.told.push(complaint),
-            Some(_) => self.more += 1,
-            None => {}
-        }
-    }
-
-    fn tell(&self, kind: &str) {
-        self.told.iter().for_each(|complaint| tell(kind, complaint));
-        let more = self.more + self.nameless;
-        if more > 0 {
-            warn!(
-                "{more} more objects of kind {kind} cannot be read, {} of them without a name",
-                self.nameless
-            );
-        }
-    }
-}
-
-fn tell(kind: &str, complaint: &Complaint) {
-    let Complaint { key, message, remedy } = complaint;
-    warn!("{kind} {key}: {message}; {remedy}");
-}
-
-#[derive(Deserialize)]
-struct Line<T> {
-    #[serde(rename = "type")]
-    what: What,
-    object: T,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum What {
-    Added,
-    Modified,
-    Deleted,
-    Bookmark,
-    Error,
-}
-
-fn is_end_of_list(line: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Bookmark {
-        metadata: Meta,
-    }
-    let bookmark = serde_json::from_slice::<Line<Bookmark>>(line).ok();
-    bookmark
-        .and_then(|line| line.object.metadata.annotations)
-        .is_some_and(|a| a.contains_key(INITIAL_EVENTS_END))
 }

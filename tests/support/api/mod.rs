@@ -6,27 +6,37 @@
 mod faults;
 mod serve;
 mod state;
+mod tls;
 mod watch;
+mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use kube::{Client, Config};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::ServerConfig;
 
 pub(crate) use faults::{Fault, Verb};
 use state::State;
 pub(crate) use state::{Call, Kind};
+#[allow(unused_imports, reason = "not every test needs certificates")]
+pub(crate) use tls::{Authority, Identity};
+use wire::Wire;
+#[allow(unused_imports, reason = "not every test needs them")]
+pub(crate) use wire::{Flow, Seen};
 
 /// A running API server; it ends when this is dropped.
 pub(crate) struct Api {
     inner: Inner,
     address: SocketAddr,
     server: JoinHandle<()>,
+    /// With TLS: what is below HTTP.
+    wire: Option<(Wire, JoinHandle<()>)>,
 }
 
 /// What handlers share.
@@ -38,6 +48,13 @@ struct Inner {
 }
 
 impl Inner {
+    fn new() -> Self {
+        Inner {
+            state: Arc::new(Mutex::new(State::default())),
+            changed: Arc::new(signal::channel(0).0),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -52,6 +69,10 @@ impl Inner {
 impl Drop for Api {
     fn drop(&mut self) {
         self.server.abort();
+        if let Some((wire, task)) = &self.wire {
+            task.abort();
+            wire.reset();
+        }
         // Watches that are being served end as well.
         self.inner.change(|state| state.generation += 1);
     }
@@ -60,20 +81,69 @@ impl Drop for Api {
 impl Api {
     /// Starts one, empty.
     pub(crate) async fn start() -> Api {
-        let inner = Inner {
-            state: Arc::new(Mutex::new(State::default())),
-            changed: Arc::new(signal::channel(0).0),
-        };
+        let inner = Inner::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = serve::router(inner.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Api { inner, address, server }
+        Api {
+            inner,
+            address,
+            server,
+            wire: None,
+        }
+    }
+
+    /// Starts one with TLS, empty, on an address of this machine.
+    pub(crate) async fn start_tls(address: &str, tls: Arc<ServerConfig>) -> Api {
+        let inner = Inner::new();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let wire = Wire::new(tls);
+        let (connections, listening) = wire.clone().listen(listener);
+        let router = serve::router(inner.clone());
+        let server = tokio::spawn(async move { axum::serve(connections, router).await.unwrap() });
+        Api {
+            inner,
+            address,
+            server,
+            wire: Some((wire, listening)),
+        }
     }
 
     /// Its URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.wire.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn wire(&self) -> &Wire {
+        &self.wire.as_ref().expect("a server with TLS").0
+    }
+
+    /// What it is to new connections.
+    pub(crate) fn set_server(&self, tls: Arc<ServerConfig>) {
+        self.wire().set_server(tls);
+    }
+
+    /// What happens to connections from now on.
+    pub(crate) fn set_flow(&self, flow: Flow) {
+        self.wire().set_flow(flow);
+    }
+
+    /// Ends all connections with a TCP reset.
+    pub(crate) fn reset(&self) {
+        self.wire().reset();
+    }
+
+    /// The connections so far.
+    pub(crate) fn seen(&self) -> Seen {
+        self.wire().seen()
     }
 
     /// A client of its own for the test.
@@ -83,14 +153,22 @@ impl Api {
 
     /// A kubeconfig for it: a token file, if any, is read by the client again and again.
     pub(crate) fn kubeconfig(&self, token_file: Option<&std::path::Path>) -> String {
-        let user = token_file.map_or_else(|| "{}".to_owned(), |file| format!(r#"{{"tokenFile": {file:?}}}"#));
-        format!(
-            r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "test",
-                "clusters": [{{"name": "test", "cluster": {{"server": "{}"}}}}],
-                "users": [{{"name": "test", "user": {user}}}],
-                "contexts": [{{"name": "test", "context": {{"cluster": "test", "user": "test"}}}}]}}"#,
-            self.url()
-        )
+        let user = token_file.map_or_else(|| json!({}), |file| json!({"tokenFile": file}));
+        self.kubeconfig_of(json!({}), user)
+    }
+
+    /// A kubeconfig for it with these fields of the cluster, and this user.
+    pub(crate) fn kubeconfig_of(&self, mut cluster: Value, user: Value) -> String {
+        if cluster.get("server").is_none() {
+            cluster["server"] = json!(self.url());
+        }
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        kubeconfig.to_string()
     }
 
     /// Adds or replaces an object, whatever it is.
@@ -167,12 +245,20 @@ impl Api {
         self.inner.change(|state| state.bookmark_every = every);
     }
 
-    /// Only requests with this bearer token are served.
+    /// Only requests with this bearer token are served; all watches are cut.
     pub(crate) fn set_token(&self, token: Option<&str>) {
-        self.inner.change(|state| {
-            state.token = token.map(str::to_owned);
-            state.generation += 1;
-        });
+        self.set_tokens(token.as_slice());
+        self.cut();
+    }
+
+    /// Only requests with one of these bearer tokens are served; with none, all are.
+    pub(crate) fn set_tokens(&self, tokens: &[&str]) {
+        self.set_authorized(tokens.iter().map(|token| format!("Bearer {token}")).collect());
+    }
+
+    /// Only requests whose header `Authorization` is one of these are served; with none, all are.
+    pub(crate) fn set_authorized(&self, values: Vec<String>) {
+        self.inner.change(|state| state.authorized = values);
     }
 
     /// All calls so far.

@@ -31,20 +31,22 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
     };
     let query: HashMap<String, String> = parameters(request.uri().query().unwrap_or_default());
     let verb = verb(request.method(), &target, &query);
-    let (token, silent) = {
+    let given = request.headers().get(header::AUTHORIZATION);
+    let given = given.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (authorized, silent) = {
         let mut state = inner.state();
         state.calls.push(Call {
             verb,
             kind: target.kind,
             query: request.uri().query().unwrap_or_default().to_owned(),
         });
-        (state.token.clone(), state.silent)
+        let authorized = state.authorized.is_empty() || state.authorized.iter().any(|value| value == given);
+        (authorized, state.silent)
     };
     if silent {
         std::future::pending::<()>().await;
     }
-    let given = request.headers().get(header::AUTHORIZATION);
-    if token.is_some_and(|token| given.and_then(|v| v.to_str().ok()) != Some(&format!("Bearer {token}"))) {
+    if !authorized {
         return refusal(401, "Unauthorized", "Unauthorized");
     }
     if inner.state().outage {
@@ -81,15 +83,14 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
 
 fn target(path: &str) -> Option<Target> {
     let path = path.trim_matches('/');
-    let (core, rest) = match path.strip_prefix("api/v1/") {
-        Some(rest) => (true, rest),
-        None => (false, path.strip_prefix("apis/networking.k8s.io/v1/")?),
+    let (group, rest) = match path.strip_prefix("api/v1/") {
+        Some(rest) => ("", rest),
+        None => path.strip_prefix("apis/")?.split_once("/v1/")?,
     };
     let kind = |plural: &str| {
-        Kind::ALL
+        Kind::SERVED
             .into_iter()
-            .chain([Kind::Service])
-            .find(|k| k.plural() == plural && core == (k.group().is_empty()))
+            .find(|k| k.plural() == plural && k.group() == group)
     };
     let target = |kind, namespace: &str, name: Option<&str>, status| Target {
         kind,

@@ -19,11 +19,21 @@ pub(crate) enum Kind {
     Pod,
     NetworkPolicy,
     Service,
+    /// Of `events.k8s.io`.
+    Event,
 }
 
 impl Kind {
     /// Those that the agent watches.
     pub(crate) const ALL: [Kind; 4] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
+    pub(super) const SERVED: [Kind; 6] = [
+        Kind::Namespace,
+        Kind::Node,
+        Kind::Pod,
+        Kind::NetworkPolicy,
+        Kind::Service,
+        Kind::Event,
+    ];
 
     /// Its name in URLs and in RBAC.
     pub(crate) fn plural(self) -> &'static str {
@@ -33,6 +43,7 @@ impl Kind {
             Kind::Pod => "pods",
             Kind::NetworkPolicy => "networkpolicies",
             Kind::Service => "services",
+            Kind::Event => "events",
         }
     }
 
@@ -40,19 +51,21 @@ impl Kind {
     pub(crate) fn group(self) -> &'static str {
         match self {
             Kind::NetworkPolicy => "networking.k8s.io",
+            Kind::Event => "events.k8s.io",
             _ => "",
         }
     }
 
-    pub(super) fn api_version(self) -> &'static str {
+    pub(crate) fn api_version(self) -> &'static str {
         match self {
             Kind::NetworkPolicy => "networking.k8s.io/v1",
+            Kind::Event => "events.k8s.io/v1",
             _ => "v1",
         }
     }
 
-    pub(super) fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Service)
+    pub(crate) fn is_namespaced(self) -> bool {
+        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::Service | Kind::Event)
     }
 }
 
@@ -85,7 +98,8 @@ pub(super) struct State {
     /// Watches of earlier generations are cut.
     pub(super) generation: u64,
     pub(super) bookmark_every: Duration,
-    pub(super) token: Option<String>,
+    /// Values of the header `Authorization`; none means that nobody asks.
+    pub(super) authorized: Vec<String>,
 }
 
 type Name = (String, String);
@@ -116,7 +130,7 @@ impl Default for State {
             held: BTreeSet::new(),
             generation: 0,
             bookmark_every: Duration::from_secs(1),
-            token: None,
+            authorized: Vec::new(),
         }
     }
 }
@@ -150,11 +164,29 @@ impl State {
         object["apiVersion"] = json!(kind.api_version());
         object["kind"] = json!(format!("{kind:?}"));
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        if kind == Kind::NetworkPolicy {
+            self.identify(&name, &mut object);
+        }
         let object: Arc<str> = object.to_string().into();
         let before = self.objects.entry(kind).or_default().insert(name, object.clone());
         let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
         self.remember(kind, what, object.clone());
         object
+    }
+
+    /// Of policies clients ask which they are, and which version of the spec.
+    fn identify(&self, name: &Name, object: &mut Value) {
+        let before = self.get(Kind::NetworkPolicy, &name.0, &name.1);
+        let (uid, generation) = match before.and_then(|text| serde_json::from_str::<Value>(&text).ok()) {
+            Some(before) => {
+                let changed = i64::from(before["spec"] != object["spec"]);
+                let generation = before["metadata"]["generation"].as_i64().unwrap_or_default() + changed;
+                (before["metadata"]["uid"].clone(), generation)
+            }
+            None => (json!(format!("00000000-0000-4000-8000-{:012x}", self.version)), 1),
+        };
+        object["metadata"]["uid"] = uid;
+        object["metadata"]["generation"] = json!(generation);
     }
 
     pub(super) fn delete(&mut self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<str>> {

@@ -54,6 +54,7 @@ impl fmt::Display for SnapshotError {
             server,
             credentials,
             proxy,
+            ..
         } = &self.cluster;
         write!(f, "cannot read the cluster at {server} ({credentials}")?;
         if let Some(proxy) = proxy {

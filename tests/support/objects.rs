@@ -25,8 +25,8 @@ pub(crate) fn pod(namespace: &str, name: &str, app: &str, address: &str) -> Valu
         "spec": {
             "nodeName": "n1",
             "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]}],
-            "initContainers": [{"name": "s", "restartPolicy": "Always", "ports": [{"containerPort": 9090}]},
-                               {"name": "i", "ports": [{"containerPort": 1}]}],
+            "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always", "ports": [{"containerPort": 9090}]},
+                               {"name": "i", "image": "i", "ports": [{"containerPort": 1}]}],
             "volumes": [{"name": "v", "emptyDir": {}}],
         },
         "status": {

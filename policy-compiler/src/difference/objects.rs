@@ -1,0 +1,180 @@
+//! Which policies and namespaces differ, in what, and whether a change makes any difference: two clusters in, changed objects out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Comparison, End};
+use crate::cluster::{Cluster, Namespace};
+use crate::compile::{Compiler, Event, Subjects};
+use crate::labels::Labels;
+use crate::policy::{Enforcement, Policy, PolicyName};
+use crate::table::Table;
+
+/// Something in which an object can differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Aspect {
+    /// The pods that a policy is about.
+    Subject,
+    /// The ingress rules, or whether there are any.
+    Ingress,
+    /// The egress rules, or whether there are any.
+    Egress,
+    /// The tier or the priority of a cluster-wide policy.
+    Order,
+    /// What the annotation [`MODE_ANNOTATION`](crate::policy::MODE_ANNOTATION) says, before and after.
+    Mode(Option<Enforcement>, Option<Enforcement>),
+    /// The labels of a namespace, before and after.
+    Labels(Labels, Labels),
+}
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// It differs in these; never empty.
+    Changed(Vec<Aspect>),
+}
+
+/// An object, before and after; of equal objects nothing is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object<T> {
+    /// Before; none when it is new.
+    pub before: Option<Arc<T>>,
+    /// After; none when it is gone.
+    pub after: Option<Arc<T>>,
+    /// What became of it.
+    pub change: Change,
+}
+
+/// A policy that differs.
+pub type PolicyChange = Object<Policy>;
+
+/// A namespace that differs.
+pub type NamespaceChange = Object<Namespace>;
+
+/// The policies that differ, sorted by name, cluster-wide ones first. A policy of another tier or priority is the same policy.
+pub fn policies(before: &Cluster, after: &Cluster) -> Vec<PolicyChange> {
+    fn by_name(cluster: &Cluster) -> BTreeMap<PolicyName, Arc<Policy>> {
+        let policies = cluster.policies.values();
+        policies.map(|p| (p.name.clone(), p.clone())).collect()
+    }
+    objects(&by_name(before), &by_name(after), |old, new| {
+        let aspects = [
+            (old.subject != new.subject).then_some(Aspect::Subject),
+            (old.ingress != new.ingress).then_some(Aspect::Ingress),
+            (old.egress != new.egress).then_some(Aspect::Egress),
+            (old.tier != new.tier).then_some(Aspect::Order),
+            (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
+        ];
+        aspects.into_iter().flatten().collect()
+    })
+}
+
+/// The namespaces that differ, sorted by name.
+pub fn namespaces(before: &Cluster, after: &Cluster) -> Vec<NamespaceChange> {
+    objects(&before.namespaces, &after.namespaces, |old, new| {
+        let labels = || Aspect::Labels(old.labels.clone(), new.labels.clone());
+        let aspects = [
+            (old.labels != new.labels).then(labels),
+            (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
+        ];
+        aspects.into_iter().flatten().collect()
+    })
+}
+
+fn objects<K: Ord, T: PartialEq>(
+    before: &BTreeMap<K, Arc<T>>,
+    after: &BTreeMap<K, Arc<T>>,
+    aspects: impl Fn(&T, &T) -> Vec<Aspect>,
+) -> Vec<Object<T>> {
+    let names: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    let objects = names.into_iter().filter_map(|name| {
+        let (before, after) = (before.get(name).cloned(), after.get(name).cloned());
+        let change = match (&before, &after) {
+            (Some(old), Some(new)) if old == new => return None,
+            (Some(old), Some(new)) => Change::Changed(aspects(old, new)),
+            (None, _) => Change::Added,
+            (_, None) => Change::Removed,
+        };
+        Some(Object { before, after, change })
+    });
+    objects.collect()
+}
+
+/// What takes one change back, and makes it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revert {
+    undo: Vec<Event>,
+    redo: Vec<Event>,
+}
+
+impl From<&PolicyChange> for Revert {
+    fn from(object: &PolicyChange) -> Self {
+        let set = |policy: &Option<Arc<Policy>>| policy.clone().map(Event::Policy);
+        let gone = |policy: &Option<Arc<Policy>>| policy.as_ref().map(|p| Event::PolicyGone(p.tier, p.name.clone()));
+        Revert {
+            undo: gone(&object.after).into_iter().chain(set(&object.before)).collect(),
+            redo: gone(&object.before).into_iter().chain(set(&object.after)).collect(),
+        }
+    }
+}
+
+impl From<&NamespaceChange> for Revert {
+    fn from(object: &NamespaceChange) -> Self {
+        let set = |namespace: &Option<Arc<Namespace>>| namespace.clone().map(Event::Namespace);
+        let gone =
+            |namespace: &Option<Arc<Namespace>>| namespace.as_ref().map(|n| Event::NamespaceGone(n.name.clone()));
+        Revert {
+            undo: set(&object.before)
+                .or_else(|| gone(&object.after))
+                .into_iter()
+                .collect(),
+            redo: set(&object.after)
+                .or_else(|| gone(&object.before))
+                .into_iter()
+                .collect(),
+        }
+    }
+}
+
+impl Revert {
+    /// Of each change, whether it makes any difference beside the others: whether a connection, audit or isolation would be another in the
+    /// cluster after without it. `table` is that cluster's, and `ends` are compared as they are after.
+    pub fn effects(reverts: &[Revert], after: &Cluster, table: &Table, ends: &[End]) -> Vec<bool> {
+        if reverts.is_empty() {
+            return Vec::new();
+        }
+        let ends: BTreeSet<End> = ends
+            .iter()
+            .map(|end| End {
+                before: end.after.clone(),
+                after: end.after.clone(),
+            })
+            .collect();
+        let ends: Vec<End> = ends.into_iter().collect();
+        let mut compiler = Compiler::new(after, Subjects::All);
+        let effects = reverts.iter().map(|revert| {
+            revert
+                .undo
+                .iter()
+                .cloned()
+                .for_each(|event| drop(compiler.apply(event)));
+            let comparison = Comparison {
+                before: compiler.table(),
+                after: table,
+                ends: &ends,
+            };
+            let differs = comparison.differs();
+            revert
+                .redo
+                .iter()
+                .cloned()
+                .for_each(|event| drop(compiler.apply(event)));
+            differs
+        });
+        effects.collect()
+    }
+}

@@ -1,0 +1,208 @@
+//! `palisade diff -o text`: sections with signs, each list bounded; JSON has it all.
+
+use std::fmt::Write;
+
+use policy_compiler::difference::Block;
+use policy_compiler::policy::PolicyName;
+use policy_compiler::ports::PortSet;
+
+use super::{Diff, Entry, Lone};
+use crate::cli::describe::join;
+use crate::cli::output::{Style, count};
+
+/// How many entries a list shows.
+const SHOWN: usize = 20;
+
+impl Diff<'_> {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let style = if self.is_empty() { Style::Good } else { Style::Bold };
+        let mut out = format!("{}\n", style.paint(&self.summary()));
+        let found = &self.differences;
+        self.connections(&mut out, "Opened", "passes now", '+', &found.opened);
+        self.connections(&mut out, "Closed", "no longer passes", '-', &found.closed);
+        let told = "passes, and would not if audited policies were in force";
+        self.connections(&mut out, "Audit tells", told, '+', &found.told);
+        self.connections(&mut out, "Audit no longer tells", "", '-', &found.untold);
+        self.isolation_text(&mut out);
+        let [removed, added] = [(0, &self.pods.removed), (1, &self.pods.added)].map(|(at, pods)| self.lone(pods, at));
+        if !added.is_empty() || !removed.is_empty() {
+            heading(&mut out, "Pods of one side only", "not compared");
+            bounded(&mut out, &added, |lone| lone_line('+', lone));
+            bounded(&mut out, &removed, |lone| lone_line('-', lone));
+        }
+        for (title, changed) in self.objects.sections() {
+            if changed.is_empty() {
+                continue;
+            }
+            heading(&mut out, title, "");
+            bounded(&mut out, changed, |object| {
+                let fields: Vec<String> = object.fields.iter().map(|field| field.words()).collect();
+                let what = match fields.is_empty() {
+                    true => object.change.to_owned(),
+                    false => format!("changed: {}", fields.join(", ")),
+                };
+                let effect = match object.effect {
+                    Some(false) => Style::Warn.paint("; no effect"),
+                    _ => String::new(),
+                };
+                let source = object.source.as_ref().map(|s| format!("  {}", Style::Dim.paint(s)));
+                let sign = sign(object.sign());
+                format!(
+                    "  {sign} {}  {what}{effect}{}\n",
+                    object.name,
+                    source.unwrap_or_default()
+                )
+            });
+        }
+        if self.objects.moved_pods > 0 {
+            let pods = count(self.objects.moved_pods, "pod");
+            let note = format!("{pods} with another address, or on another node");
+            let _ = writeln!(out, "\n{}", Style::Dim.paint(&note));
+        }
+        out
+    }
+
+    /// What differs, counted in a line.
+    pub(super) fn summary(&self) -> String {
+        let found = &self.differences;
+        let mut parts: Vec<String> = [
+            (found.opened.len(), "opened"),
+            (found.closed.len(), "closed"),
+            (found.told.len() + found.untold.len(), "told otherwise by audit"),
+            (self.isolation.len(), "isolated otherwise"),
+        ]
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!("{number} {what}"))
+        .collect();
+        if parts.is_empty() {
+            parts.push("no connection differs".to_owned());
+        }
+        for (pods, what) in [(&self.pods.added, "added"), (&self.pods.removed, "removed")] {
+            if !pods.is_empty() {
+                parts.push(format!("{} {what}", count(pods.len(), "pod")));
+            }
+        }
+        let changed: Vec<_> = self.objects.policies.iter().chain(&self.objects.namespaces).collect();
+        if !changed.is_empty() {
+            let idle = changed.iter().filter(|object| object.effect == Some(false)).count();
+            let idle = match idle {
+                0 => String::new(),
+                idle => format!(", {idle} of them without effect"),
+            };
+            parts.push(format!("{} changed{idle}", count(changed.len(), "object")));
+        }
+        parts.join("; ")
+    }
+
+    fn connections(&self, out: &mut String, title: &str, meaning: &str, mark: char, blocks: &[Block]) {
+        if blocks.is_empty() {
+            return;
+        }
+        heading(out, title, meaning);
+        bounded(out, blocks, |block| {
+            let entry = self.entry(block);
+            let own_node = own_node(&entry);
+            let line = format!("{} → {}", join(&entry.from.words), join(&entry.to.words));
+            let mut text = format!(
+                "  {} {}  {}{own_node}\n",
+                sign(mark),
+                Style::Bold.paint(&line),
+                ports(&entry.ports)
+            );
+            if let Some(example) = &entry.example {
+                let pair = format!("{} → {} on {}", example.from, example.to, example.port);
+                let _ = writeln!(text, "      {}", Style::Dim.paint(&format!("for example {pair}")));
+                for (when, judged) in [("before", &example.before), ("after", &example.after)] {
+                    let (word, style) = judged.verdict.word();
+                    let _ = writeln!(text, "      {when:6}  {}: {}", style.paint(word), judged.reason);
+                }
+            }
+            text
+        });
+    }
+
+    fn isolation_text(&self, out: &mut String) {
+        if self.isolation.is_empty() {
+            return;
+        }
+        heading(out, "Isolation", "");
+        bounded(out, &self.isolation, |isolation| {
+            let isolated = self.isolated(isolation);
+            let policies = names(&isolated.policies);
+            let (mark, words) = match isolated.isolated {
+                true => ('+', format!("now isolated, by {policies}")),
+                false => ('-', format!("no longer isolated (it was, by {policies})")),
+            };
+            let pods = Style::Bold.paint(&join(&isolated.pods.words));
+            format!("  {} {pods}  {} {words}\n", sign(mark), isolated.direction)
+        });
+    }
+}
+
+/// Ports, by those that are missing where that is shorter.
+pub(super) fn ports(ports: &PortSet) -> String {
+    let (plain, except) = (ports.to_string(), format!("all except {}", ports.complement()));
+    match ports.is_all() || plain.len() <= except.len() {
+        true => plain,
+        false => except,
+    }
+}
+
+/// What an entry about pods and their own nodes is marked by.
+pub(super) fn own_node(entry: &Entry) -> &'static str {
+    if entry.own_node { " (with its own node)" } else { "" }
+}
+
+pub(super) fn names(policies: &[PolicyName]) -> String {
+    let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
+    join(&names)
+}
+
+/// What is to know of pods that only one side has.
+pub(super) fn lone_words(lone: &Lone) -> String {
+    if lone.replicas {
+        return "other pods of it are on both sides".to_owned();
+    }
+    let side = |direction: &str, policies: &[PolicyName]| match policies {
+        [] => format!("{direction} not isolated"),
+        policies => format!("{direction} isolated by {}", names(policies)),
+    };
+    let ingress = side("ingress", &lone.ingress_isolated_by);
+    format!("{ingress}; {}", side("egress", &lone.egress_isolated_by))
+}
+
+fn lone_line(mark: char, lone: &Lone) -> String {
+    let pods = count(lone.pods.len(), "pod");
+    let name = Style::Bold.paint(&lone.name);
+    format!("  {} {name} ({pods})  {}\n", sign(mark), lone_words(lone))
+}
+
+fn heading(out: &mut String, title: &str, meaning: &str) {
+    let meaning = match meaning {
+        "" => String::new(),
+        meaning => format!("  {}", Style::Dim.paint(meaning)),
+    };
+    let _ = writeln!(out, "\n{}{meaning}", Style::Bold.paint(title));
+}
+
+fn sign(mark: char) -> String {
+    let style = match mark {
+        '+' => Style::Good,
+        '-' => Style::Bad,
+        _ => Style::Warn,
+    };
+    style.paint(&mark.to_string())
+}
+
+/// The first of a list, and how many more there are.
+fn bounded<T>(out: &mut String, list: &[T], text: impl Fn(&T) -> String) {
+    for item in list.iter().take(SHOWN) {
+        out.push_str(&text(item));
+    }
+    if list.len() > SHOWN {
+        let more = format!("… and {} more (-o json has all)", list.len() - SHOWN);
+        let _ = writeln!(out, "    {}", Style::Dim.paint(&more));
+    }
+}

@@ -1,0 +1,129 @@
+//! `palisade diff`, in its forms and with its exit codes. The files stand in `tests/cli/diff/`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::{palisade, refused, run, stdout};
+
+const BOTH: [&str; 3] = ["diff", "diff/before.yaml", "diff/after.yaml"];
+
+/// The answer of a diff, whatever is said beside it.
+#[track_caller]
+fn answer(args: &[&str], code: i32) -> String {
+    let (found, stdout, stderr) = run(args);
+    assert_eq!(found, Some(code), "{args:?}: {stderr}");
+    stdout
+}
+
+#[test]
+fn what_opens_and_what_closes_in_every_form() {
+    let (code, text, notes) = run(&BOTH);
+    assert_eq!(code, Some(1));
+    insta::assert_snapshot!("text", text);
+    // What is odd about the cluster after, and was not before.
+    insta::assert_snapshot!("notes", notes);
+    insta::assert_snapshot!("json", answer(&[&BOTH[..], &["-o", "json"]].concat(), 1));
+    insta::assert_snapshot!("markdown", answer(&[&BOTH[..], &["-o", "markdown"]].concat(), 1));
+}
+
+#[test]
+fn pods_with_addresses_nodes_and_regions() {
+    insta::assert_snapshot!(
+        "pods",
+        stdout(&["diff", "shop", "diff/web-only.yaml", "--overlay", "--prune"], 1)
+    );
+}
+
+#[test]
+fn a_change_is_put_over_a_cluster() {
+    let args = ["diff", "shop", "diff/change.yaml", "--overlay"];
+    insta::assert_snapshot!("overlay", stdout(&args, 1));
+    let pruned = stdout(&[&args[..], &["--prune"]].concat(), 1);
+    // The change does not have the policy of the back ends.
+    assert!(pruned.contains("- shop/api  removed"), "{pruned}");
+}
+
+#[test]
+fn the_way_back_opens_what_the_way_there_closes() {
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&answer(args, 1)).unwrap() };
+    let there = json(&["diff", "diff/before.yaml", "diff/after.yaml", "-o", "json"]);
+    let back = json(&["diff", "diff/after.yaml", "diff/before.yaml", "-o", "json"]);
+    let pairs = |answer: &Value, list: &str| -> Vec<String> {
+        let list = answer[list].as_array().unwrap().iter();
+        list.map(|e| format!("{} {} {}", e["from"], e["to"], e["ports"]))
+            .collect()
+    };
+    assert_eq!(pairs(&there, "opened"), pairs(&back, "closed"));
+    assert_eq!(pairs(&there, "closed"), pairs(&back, "opened"));
+    assert_eq!(there["addedPods"][0]["pods"], back["removedPods"][0]["pods"]);
+    assert_eq!(
+        there["isolation"].as_array().unwrap().len(),
+        back["isolation"].as_array().unwrap().len()
+    );
+}
+
+#[test]
+fn equal_clusters_do_not_differ_in_whatever_order_they_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string("tests/cli/diff/before.yaml").unwrap();
+    let mut documents: Vec<&str> = text.split("---\n").collect();
+    documents.reverse();
+    let reversed = folder.path().join("reversed.yaml");
+    std::fs::write(&reversed, documents.join("\n---\n")).unwrap();
+    let reversed = reversed.to_str().unwrap();
+    let said = stdout(&["diff", "diff/before.yaml", reversed], 0);
+    assert_eq!(said, "no connection differs\n");
+    let json: Value = serde_json::from_str(&stdout(&["diff", reversed, "diff/before.yaml", "-o", "json"], 0)).unwrap();
+    assert_eq!((&json["differs"], &json["kind"]), (&false.into(), &"Diff".into()));
+    // And whatever differs is told alike.
+    let there = |old| answer(&["diff", old, "diff/after.yaml"], 1);
+    assert_eq!(there("diff/before.yaml"), there(reversed));
+}
+
+#[test]
+fn a_change_without_effect_is_said_and_is_no_difference() {
+    let said = stdout(&["diff", "shop", "diff/reordered.yaml", "--overlay"], 0);
+    assert!(
+        said.starts_with("no connection differs; 1 object changed, 1 of them without effect\n"),
+        "{said}"
+    );
+    assert!(said.contains("~ shop/web  changed: ingress; no effect"), "{said}");
+}
+
+#[test]
+fn either_side_may_be_standard_input() {
+    for (old, new, code) in [
+        ("-", "diff/before.yaml", 0),
+        ("diff/before.yaml", "-", 0),
+        ("-", "diff/after.yaml", 1),
+    ] {
+        let mut child = palisade(&["diff", old, new])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let text = std::fs::read("tests/cli/diff/before.yaml").unwrap();
+        child.stdin.take().unwrap().write_all(&text).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{old} {new}");
+    }
+}
+
+#[test]
+fn bad_input_is_refused() {
+    refused(
+        &["diff", "diff/before.yaml", "diff/nowhere.yaml"],
+        &["diff/nowhere.yaml"],
+    );
+    refused(&["diff", "-", "-"], &["cannot both be standard input"]);
+    refused(
+        &["diff", "diff/before.yaml", "bad/malformed.yaml"],
+        &["bad/malformed.yaml"],
+    );
+    refused(&["diff", "diff/before.yaml"], &["give two PATHs"]);
+    refused(&["diff", "shop", "diff/change.yaml", "--prune"], &["--overlay"]);
+    let both = ["diff", "shop", "diff/change.yaml", "--live", "--kubeconfig", "nowhere"];
+    refused(&both, &["with --live", "give one PATH"]);
+}
