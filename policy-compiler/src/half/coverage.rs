@@ -15,6 +15,9 @@ use crate::ports::{PortSet, Traffic};
 use crate::rules::Prepared;
 use crate::table::{Group, GroupId};
 
+/// Beside how many other rules for one peer a rule is looked at: each is compared with all of them.
+const MOST: usize = 1000;
+
 /// A rule: the number of its policy, and its own among the policy's rules of the direction.
 pub(crate) type RuleId = (u32, usize);
 
@@ -142,7 +145,6 @@ impl<'h> Coverage<'h> {
     ) -> Option<()> {
         let group = self.half.group(id);
         let prepared = self.prepared(rule);
-        let judging: FxHashSet<u32> = group.policies.iter().copied().collect();
         let whole = group.policies.iter().filter_map(|policy| self.whole.get(policy));
         let whole: Vec<RuleId> = whole.flatten().copied().collect();
         for signature in self.matched(prepared) {
@@ -151,10 +153,11 @@ impl<'h> Coverage<'h> {
             if needed.is_empty() {
                 continue;
             }
-            let mut others: Vec<RuleId> = self
-                .matching(&judging, &whole, signature)
-                .filter(|r| stays(*r))
-                .collect();
+            let others = self.matching(group, &whole, signature).filter(|r| stays(*r));
+            let mut others: Vec<RuleId> = others.take(MOST + 1).collect();
+            if others.len() > MOST {
+                return None;
+            }
             // What serves elsewhere already goes first: the fewer names, the better the answer.
             others.sort_by_key(|other| !cover.contains(other));
             let held = |other: &&RuleId| {
@@ -207,13 +210,13 @@ impl<'h> Coverage<'h> {
     /// The rules of a group that match a signature and are not gone; `whole` are those that match whole kinds.
     fn matching<'s>(
         &'s self,
-        judging: &'s FxHashSet<u32>,
+        group: &'s Group,
         whole: &'s [RuleId],
         signature: &'s Signature,
     ) -> impl Iterator<Item = RuleId> + 's {
         let terms = signature.key.pods.iter().chain(signature.key.blocks.iter());
-        let by_term = terms.flat_map(|term| self.by_term.get(term).into_iter().flatten());
-        let by_term = by_term.filter(|(policy, _)| judging.contains(policy));
+        let by_term = terms.filter_map(|term| self.by_term.get(term));
+        let by_term = by_term.flat_map(|rules| group.policies.iter().flat_map(|policy| of_policy(rules, *policy)));
         let kind = signature.key.kind as usize;
         let whole = whole.iter().filter(move |rule| self.prepared(**rule).kinds[kind]);
         let stays = |rule: &RuleId| !self.gone_policies.contains(&rule.0) && !self.gone_rules.contains(rule);
@@ -255,6 +258,12 @@ impl<'h> Coverage<'h> {
             }
         })
     }
+}
+
+/// The rules of a policy among many, which are sorted.
+fn of_policy(rules: &[RuleId], policy: u32) -> &[RuleId] {
+    let rest = &rules[rules.partition_point(|rule| rule.0 < policy)..];
+    &rest[..rest.partition_point(|rule| rule.0 == policy)]
 }
 
 fn matches(rule: &Prepared, signature: &Signature) -> bool {

@@ -38,9 +38,12 @@ pub(super) fn look(view: &View<'_>, out: &mut Findings) {
     }
 }
 
+/// A workload, or a pod that belongs to none.
+type Who<'a> = (Option<&'a Workload>, Option<&'a Name>);
+
 /// One finding for each workload, by its first pod.
 fn unprotected<'a>(open: impl Iterator<Item = &'a Arc<Pod>>, out: &mut Findings) {
-    let mut workloads: BTreeMap<(Option<&Workload>, Option<&Name>), Vec<&Arc<Pod>>> = BTreeMap::new();
+    let mut workloads: BTreeMap<Who<'_>, Vec<&Arc<Pod>>> = BTreeMap::new();
     for pod in open {
         let alone = pod.workload.is_none().then_some(&pod.name.name);
         workloads.entry((pod.workload.as_ref(), alone)).or_default().push(pod);
