@@ -92,7 +92,12 @@ impl Renderer {
             side.follow(table, members, changes, &mut draft);
         }
         exemptions(table, &mut draft);
-        self.ranges = unknown::ranges(table, self.settings);
+        let ranges = unknown::ranges(table, self.settings);
+        if ranges != self.ranges {
+            // As with every other change, no verdict is kept.
+            self.marks = self.marks.judging();
+            self.ranges = ranges;
+        }
         unknown::write(&self.ranges, table, self.settings, &mut draft);
         for (chain, rules) in render_base::forward(self.marks, &self.ranges) {
             draft.chain(chain, rules);
