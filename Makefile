@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots bench bench-dataplane bench-updates size instructions clean
+.PHONY: help setup demo test check unit snapshots bench bench-dataplane bench-updates bench-agent bench-source size instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ bench-dataplane: setup ## time packets through a node beside the common encoding
 
 bench-updates: ## time each kind of update from the event to the kernel at 50,000 peers (root); writes target/bench/updates.json
 	cargo bench --locked --bench updates
+
+bench-agent: ## measure the whole agent at 50,000 pods: time to ready, event to kernel, CPU, memory (root); writes target/bench/agent.json
+	cargo bench --locked --bench agent
+
+bench-source: ## measure reading and following an API server at 50,000 pods
+	cargo bench --locked --bench source
 
 PODS ?= 50000
 size: ## what a cluster of PODS pods costs an agent: make size PODS=20000

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use palisade::agent::enforcer::Enforcer;
+use palisade::agent::Enforcer;
 use palisade::nft::names::ChainName;
 use palisade::nft::transaction::{Operation, Transaction};
 use palisade::nft::{Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace};
@@ -524,5 +524,78 @@ fn a_dry_run_tells_and_changes_nothing() {
             );
         }
         assert_eq!(nft.read().unwrap(), before);
+    });
+}
+
+/// What the agent must tell apart each second: its own transactions, those of other programs, and those of others in its table.
+#[test]
+fn our_own_changes_are_not_doubted_and_those_of_others_are_seen() {
+    in_namespace("our_own_changes_are_not_doubted_and_those_of_others_are_seen", || {
+        let by = |rules: &str| {
+            let status = std::process::Command::new("nft")
+                .args(["-f", "-"])
+                .stdin(std::process::Stdio::piped())
+                .spawn();
+            let mut nft = status.unwrap();
+            nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+            assert!(nft.wait().unwrap().success(), "{rules}");
+        };
+        let mut runner = TestRunner::deterministic();
+        let mut transactions = 0;
+        let mut enforcer = loop {
+            let (cluster, events) = testing::history(40).new_tree(&mut runner).unwrap().current();
+            let mut enforcer = Enforcer::new("node-1".into(), Settings::default(), Nft::default());
+            enforcer.load(&cluster).unwrap();
+            assert!(enforcer.is_touched(), "nobody has looked at it yet");
+            assert_eq!(enforcer.drift().unwrap(), None);
+            assert!(!enforcer.is_touched() && !enforcer.is_unconfirmed());
+            let mut changed = false;
+            for event in events {
+                let applied = enforcer.follow([event]).unwrap();
+                changed |= applied.changed;
+                transactions += usize::from(applied.changed);
+                assert!(!enforcer.is_touched() && enforcer.is_unconfirmed() == changed);
+                enforcer.learn().unwrap();
+            }
+            if transactions > 20 && changed {
+                break enforcer;
+            }
+            assert_eq!(
+                enforcer.drift().unwrap(),
+                None,
+                "what was learned is what a whole look shows"
+            );
+            assert!(!enforcer.is_unconfirmed());
+        };
+
+        by("add table inet theirs; add chain inet theirs c; add rule inet theirs c drop; add table ip palisade;");
+        assert!(!enforcer.is_touched(), "tables of others");
+        by("delete table inet theirs");
+        assert!(!enforcer.is_touched());
+
+        // As many rules as there were, in a chain that was learned and not listed.
+        let chain = enforcer
+            .wanted()
+            .unwrap()
+            .chains
+            .iter()
+            .find(|(_, rules)| !rules.is_empty());
+        let (chain, rules) = chain.map(|(name, rules)| (name.to_string(), rules.len())).unwrap();
+        by(&format!(
+            "flush chain inet palisade {chain}; {}",
+            format!("add rule inet palisade {chain} accept;").repeat(rules)
+        ));
+        assert!(enforcer.is_touched());
+        assert!(enforcer.drift().unwrap().is_some());
+        assert!(enforcer.is_touched(), "until it is mended");
+        enforcer.resync().unwrap();
+        assert_eq!(enforcer.drift().unwrap(), None);
+        assert!(!enforcer.is_touched());
+
+        // A transaction of ours after one of others in our table does not hide it.
+        by("add set inet palisade foreign { type ipv4_addr; }");
+        assert!(enforcer.apply(&Cluster::default()).unwrap().changed);
+        assert!(enforcer.is_touched());
+        assert!(enforcer.drift().unwrap().is_some());
     });
 }

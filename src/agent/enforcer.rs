@@ -3,7 +3,6 @@
 //! [`Kernel`] can use it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use policy_compiler::addresses::AddressConflict;
@@ -15,9 +14,12 @@ use policy_compiler::policy::Direction;
 use policy_compiler::table::Table;
 use thiserror::Error;
 
+use self::seen::Seen;
 use super::verified::{Step, Verified};
 use crate::nft::transaction::OperationError;
 use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
+
+mod seen;
 
 /// Enforces policy on one node.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ pub struct Enforcer<K> {
     /// Whether the kernel holds what was wanted before `pending`, as far as is known; if not, the next transaction replaces the
     /// whole table.
     held: bool,
-    /// What the table looked like after the last transaction of our own.
+    /// What is known of the table in the kernel; none when anybody may have changed it.
     seen: Option<Seen>,
     /// Which connections pass by their mark.
     verified: Verified,
@@ -52,13 +54,6 @@ struct Here {
     node: bool,
     /// Its pods, and whether policy can select them.
     pods: BTreeMap<PodName, bool>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// A digest of all rules.
-    rules: u64,
-    generation: Option<u32>,
 }
 
 /// Why the kernel could not be brought to what is wanted.
@@ -211,7 +206,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         // Before anything can fail, so that whoever tries again brings the whole.
         self.held = false;
-        self.seen = None;
+        let seen = self.seen.take();
         let mut transaction = pending?;
         let before = self.verified.marks();
         let marks = self.verified.judge();
@@ -226,7 +221,7 @@ impl<K: Kernel> Enforcer<K> {
             }
         }
         let start = Instant::now();
-        self.kernel.apply(&transaction)?;
+        self.seen = seen::apply(&self.kernel, seen, &transaction)?;
         self.held = true;
         Ok(Applied {
             changed: true,
@@ -274,11 +269,15 @@ impl<K: Kernel> Enforcer<K> {
         match self.verified.next(Instant::now()) {
             Step::Nothing => return Ok(false),
             Step::Clear(mask) => self.verified.clearing(self.kernel.clear_marks(mask)),
-            Step::Apply(marks) => match self.kernel.apply(&marks.transaction(wanted.renderer.ranges())?) {
-                Ok(()) => {
+            Step::Apply(marks) => match seen::apply(
+                &self.kernel,
+                self.seen.take(),
+                &marks.transaction(wanted.renderer.ranges())?,
+            ) {
+                Ok(seen) => {
                     wanted.renderer.mark(marks);
                     self.verified.applied(marks);
-                    self.seen = None;
+                    self.seen = seen;
                 }
                 Err(error @ KernelError::Refused(_)) => {
                     self.verified.refused(&error, Instant::now());
@@ -353,17 +352,27 @@ impl<K: Kernel> Enforcer<K> {
         self.commit()
     }
 
-    /// Whether anybody may have changed the table since it was last compared with what it should be, ourselves included.
-    /// Cheap; [`drift`](Self::drift) then tells.
-    pub fn is_touched(&self) -> bool {
+    /// Whether anybody else may have changed the table since it was last compared with what it should be. Cheap;
+    /// [`drift`](Self::drift) then tells.
+    pub fn is_touched(&mut self) -> bool {
+        let Some(seen) = &mut self.seen else { return true };
+        // Also when nothing has happened: what the kernel tells must be read, lest it be lost.
+        seen.pass_over(&self.kernel);
         let generation = self.kernel.generation();
-        generation.is_none() || self.seen.is_none_or(|seen| seen.generation != generation)
+        generation.is_none() || seen.generation() != generation
+    }
+
+    /// Whether transactions of our own have changed the table since it was last compared with what it should be. Nobody doubts
+    /// them, but nobody has looked.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.seen.as_ref().is_none_or(Seen::is_followed)
     }
 
     /// In which respect the kernel's table is not what it should be, if somebody else has changed it.
     ///
     /// The kernel does not show rules as they were written, so they are compared with what they looked like at the first
-    /// call after a transaction; call it soon. Everything else is compared with what it should be.
+    /// call, or [`learn`](Self::learn), after a transaction that changed them; call one of them soon. Everything else is compared with what
+    /// it should be.
     pub fn drift(&mut self) -> Result<Option<String>, ApplyError> {
         let (true, Some(wanted)) = (self.held, &self.wanted) else {
             return Ok(None);
@@ -381,14 +390,28 @@ impl<K: Kernel> Enforcer<K> {
         if let Some(difference) = listing.difference(wanted) {
             return Ok(Some(difference));
         }
-        let mut hasher = DefaultHasher::new();
-        listing.chains.hash(&mut hasher);
-        let rules = hasher.finish();
-        if self.seen.is_some_and(|seen| seen.rules != rules) {
+        // Somebody changes rules at this moment: the next call looks again.
+        let Some(rules) = self.kernel.rules()? else {
+            return Ok(None);
+        };
+        if self.seen.as_ref().is_some_and(|seen| !seen.agrees(&rules)) {
             return Ok(Some("a rule is not what it was".to_owned()));
         }
-        self.seen = Some(Seen { rules, generation });
+        self.seen = Some(Seen::new(rules, generation));
         Ok(None)
+    }
+
+    /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift). Cheap.
+    pub fn learn(&mut self) -> Result<(), ApplyError> {
+        let Some(seen) = self.seen.as_mut().filter(|seen| seen.has_unlearned()) else {
+            return Ok(());
+        };
+        let rules = self.kernel.rules()?;
+        // Changed by somebody else in the meantime: the next look is at the whole table.
+        if let Some(rules) = rules.filter(|rules| seen.agrees(rules) && self.kernel.generation() == seen.generation()) {
+            seen.learn(rules);
+        }
+        Ok(())
     }
 }
 

@@ -37,6 +37,9 @@ pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often the nodes are counted: no more depends on it than how often something is told.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
+/// How long transactions of our own go on being trusted before the whole table is looked at. Nothing says that they should not be.
+const CONFIRM_EVERY: Duration = Duration::from_secs(300);
+
 /// Listing a large table takes long, and so does reading many manifests. Each is done so seldom, when nothing tells that it
 /// is worth it, that it takes one part in so many of the time.
 const SHARE: u32 = 20;
@@ -98,6 +101,8 @@ pub struct Reconciler<R, K> {
     retry_at: Option<Instant>,
     check_at: Instant,
     count_at: Instant,
+    /// When the table was last listed.
+    listed_at: Instant,
     /// When all listings so far have had their share of the time; not before then is the table listed again.
     list_at: Instant,
     repaired_at: Option<Instant>,
@@ -133,6 +138,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             retry_at: None,
             check_at: Instant::now(),
             count_at: Instant::now(),
+            listed_at: Instant::now(),
             list_at: before(Instant::now(), BURST),
             repaired_at: None,
             unmarked: None,
@@ -409,11 +415,18 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
             return self.settle(Err(error));
         }
         if !self.enforcer.is_touched() {
-            return self.shared.metrics.succeeded_now();
+            if let Err(error) = self.enforcer.learn() {
+                return self.settle(Err(error));
+            }
+            self.shared.metrics.succeeded_now();
+            if !self.enforcer.is_unconfirmed() || self.listed_at.elapsed() < CONFIRM_EVERY {
+                return;
+            }
         }
         if Instant::now() < self.list_at {
             return;
         }
+        self.listed_at = Instant::now();
         let start = Instant::now();
         let drift = self.enforcer.drift();
         let took = start.elapsed();

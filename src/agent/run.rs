@@ -134,12 +134,12 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
             _ = interrupt.recv() => info!("SIGINT"),
         }
     });
-    let enforcer = Enforcer::new(options.node, options.settings, kernel);
+    let enforcer = Enforcer::new(options.node.clone(), options.settings, kernel);
     let bridges = Bridges::new(options.bridges);
     match (&options.source, access) {
         (Source::Cluster(_), Some(access)) => {
             let access = Arc::new(access);
-            let watches = Watches::start(access.clone(), Timing::default());
+            let watches = Watches::of_node(access.clone(), Timing::default(), options.node);
             let known = watches.known();
             if let Some((live, mut changes)) = live::start(watches, &shared, &mut stop).await {
                 let announcer = Announcer::new(access, enforcer.node().clone(), shared.metrics.clone());

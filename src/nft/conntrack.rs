@@ -17,12 +17,12 @@ use super::marks::MarkMask;
 use crate::netlink::{self, NETLINK_NETFILTER, receive};
 
 // From linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nfnetlink_conntrack.h.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 const IPCTNL_MSG_CT_NEW: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = (1 << 8) | 1;
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -216,7 +216,7 @@ fn change(socket: &mut Socket, mask: MarkMask, entries: &[Entry]) -> io::Result<
 }
 
 /// A message, padded to a multiple of four as its attributes are.
-fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
     let length = (HEADERS + attributes.len()) as u32;
     let mut message = Vec::with_capacity(HEADERS + attributes.len());
     message.extend(length.to_ne_bytes());
@@ -237,16 +237,16 @@ fn attribute(kind: u16, value: u32) -> [u8; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
     /// What follows the netlink header.
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl Message<'_> {
     /// The error that it reports; none when it acknowledges.
-    fn error(&self) -> Option<io::Error> {
+    pub(super) fn error(&self) -> Option<io::Error> {
         let code = self.payload.get(..4).and_then(|bytes| bytes.try_into().ok());
         match code.map(i32::from_ne_bytes) {
             Some(0) => None,
@@ -256,12 +256,12 @@ impl Message<'_> {
     }
 }
 
-fn unreadable() -> io::Error {
+pub(super) fn unreadable() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "the kernel's answer cannot be read")
 }
 
 /// The messages of a datagram.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
     std::iter::from_fn(move || {
         if datagram.is_empty() {
             return None;

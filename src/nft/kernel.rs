@@ -2,6 +2,7 @@
 //! program, which takes JSON on its standard input; [`super::fake::Fake`] does it in memory.
 
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -15,7 +16,9 @@ use super::denials::{self, Count, Denial};
 use super::generation;
 use super::listing::Listing;
 use super::marks::MarkMask;
+use super::monitor::{Heard, Listening};
 use super::names::{ChainName, SetName, Side, TABLE, TABLE_FAMILY};
+use super::rules::{self, Digests};
 use super::transaction::{Operation, Transaction};
 
 /// Where transactions go.
@@ -29,6 +32,22 @@ pub trait Kernel {
 
     /// The content of the table; none when there is no table.
     fn read(&self) -> Result<Option<Listing>, KernelError>;
+
+    /// A digest of the rules of each chain, which stays as long as the rules do.
+    fn rules(&self) -> Result<Digests, KernelError> {
+        let digest = |rules: &Vec<String>| {
+            let mut hasher = DefaultHasher::new();
+            rules.hash(&mut hasher);
+            hasher.finish()
+        };
+        let chains = self.read()?.map(|listing| listing.chains).unwrap_or_default();
+        Ok(Some(
+            chains
+                .iter()
+                .map(|(name, rules)| (name.clone(), digest(rules)))
+                .collect(),
+        ))
+    }
 
     /// Removes the table, if there is one.
     fn delete(&self) -> Result<(), KernelError>;
@@ -52,6 +71,11 @@ pub trait Kernel {
     /// A number that every change of any table, by anybody, raises: while it stays, the content need not be read again.
     /// None when it cannot be told.
     fn generation(&self) -> Option<u32> {
+        None
+    }
+
+    /// The transactions after the one of this generation number; none when it cannot be told.
+    fn heard(&self, _since: u32) -> Option<Heard> {
         None
     }
 
@@ -111,6 +135,8 @@ pub struct Nft {
     pub program: OsString,
     /// How long one step may take.
     pub timeout: Duration,
+    /// Whose tables are changed.
+    pub listening: Listening,
 }
 
 impl Default for Nft {
@@ -118,6 +144,7 @@ impl Default for Nft {
         Nft {
             program: "nft".into(),
             timeout: Duration::from_secs(30),
+            listening: Listening::default(),
         }
     }
 }
@@ -220,6 +247,10 @@ impl Kernel for Nft {
         listing.map_err(KernelError::Answer)
     }
 
+    fn rules(&self) -> Result<Digests, KernelError> {
+        Ok(rules::digests()?)
+    }
+
     fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
         let mut all = Vec::new();
         for set in denials::record_sets() {
@@ -255,6 +286,10 @@ impl Kernel for Nft {
 
     fn generation(&self) -> Option<u32> {
         generation::generation()
+    }
+
+    fn heard(&self, since: u32) -> Option<Heard> {
+        self.listening.heard(since)
     }
 
     fn clear_marks(&self, mask: MarkMask) -> Clearing {
@@ -303,7 +338,7 @@ fn reader(pipe: Option<impl Read + Send + 'static>, ending: mpsc::Sender<()>) ->
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = ending.send(());
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     })
 }
 
@@ -350,6 +385,7 @@ mod tests {
         let nft = Nft {
             program: path.into(),
             timeout: Duration::from_secs(5),
+            ..Nft::default()
         };
         (dir, nft)
     }

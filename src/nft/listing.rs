@@ -2,9 +2,13 @@
 //! it?), and with the ruleset that should be there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::ruleset::Ruleset;
 use super::{expressions, text};
@@ -21,22 +25,29 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Reads the answer to `nft -j list table`.
+    /// Reads the answer to `nft -j list table`: element by element, for all of a large table as a tree of values takes ten times
+    /// the memory of the answer.
     pub fn parse(json: &str) -> Result<Self, String> {
-        let document: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        let objects = document["nftables"].as_array().ok_or("there is no list of objects")?;
+        let document: Document<'_> = serde_json::from_str(json).map_err(|e| e.to_string())?;
         let mut listing = Listing::default();
-        for object in objects {
-            let Some((kind, value)) = object.as_object().and_then(|o| o.iter().next()) else {
-                return Err(format!("not an object: {object}"));
-            };
+        for (kind, object) in document.nftables.into_iter().flatten() {
+            if matches!(kind, "set" | "map") {
+                let set: Set<'_> = read(object)?;
+                let elements = match (set.timeout, set.elem) {
+                    (None, Some(elements)) => read::<Elements>(elements)?.0,
+                    _ => BTreeSet::new(),
+                };
+                listing.sets.insert(set.name, elements);
+                continue;
+            }
+            let value: Value = read(object)?;
             let text = |key: &str| {
                 value[key]
                     .as_str()
                     .map(str::to_owned)
                     .ok_or(format!("{kind} without {key}"))
             };
-            match kind.as_str() {
+            match kind {
                 // That there are flags is all that can be told: nft 1.0.6 names them wrongly here.
                 "table" => listing.flagged = !value["flags"].is_null(),
                 "chain" => {
@@ -52,13 +63,6 @@ impl Listing {
                     forget_counters(&mut rule);
                     let line = format!("{rule} {}", value["comment"]);
                     listing.chains.entry(text("chain")?).or_default().push(line);
-                }
-                "set" | "map" => {
-                    let elements = match (value["timeout"].is_number(), value["elem"].as_array()) {
-                        (false, Some(elements)) => elements.iter().map(element).collect::<Result<_, _>>()?,
-                        _ => BTreeSet::new(),
-                    };
-                    listing.sets.insert(text("name")?, elements);
                 }
                 _ => {}
             }
@@ -118,6 +122,50 @@ impl Listing {
             sets: sets.collect(),
         }
     }
+}
+
+/// Objects, each under its kind.
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    nftables: Vec<BTreeMap<&'a str, &'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Set<'a> {
+    name: String,
+    timeout: Option<u64>,
+    #[serde(borrow)]
+    elem: Option<&'a RawValue>,
+}
+
+/// Elements as [`text::element`] writes them.
+struct Elements(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for Elements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Elements;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of elements")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Elements, A::Error> {
+                let mut elements = BTreeSet::new();
+                while let Some(value) = list.next_element::<Value>()? {
+                    elements.insert(element(&value).map_err(A::Error::custom)?);
+                }
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Each)
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(json: &'a RawValue) -> Result<T, String> {
+    serde_json::from_str(json.get()).map_err(|error| error.to_string())
 }
 
 fn names_differ<T>(what: &str, found: &BTreeMap<String, T>, wanted: &BTreeMap<String, T>) -> Option<String> {

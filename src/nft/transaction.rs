@@ -35,6 +35,19 @@ pub enum Operation {
     DeleteElements(SetName, Vec<Key>),
 }
 
+impl Operation {
+    /// The chain whose rules it changes, if any.
+    pub fn chain(&self) -> Option<ChainName> {
+        match self {
+            Operation::AddChain(chain)
+            | Operation::FlushChain(chain)
+            | Operation::DeleteChain(chain)
+            | Operation::AddRule(chain, _) => Some(*chain),
+            _ => None,
+        }
+    }
+}
+
 /// Why an operation was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OperationError {

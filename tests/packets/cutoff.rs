@@ -265,14 +265,12 @@ pub(crate) fn nft_may_fail_die_or_hang() -> Result {
     );
     let netns = world.sandbox.netns(&node("a"))?.clone();
     let stand_in = StandIn::new()?;
-    let nft = Nft {
-        program: stand_in.program().into(),
-        timeout: Duration::from_millis(400),
+    let nft = |timeout| {
+        let mut nft = Nft::default();
+        (nft.program, nft.timeout) = (stand_in.program().into(), timeout);
+        nft
     };
-    let patient = Nft {
-        timeout: Duration::from_secs(30),
-        ..nft.clone()
-    };
+    let (nft, patient) = (nft(Duration::from_millis(400)), nft(Duration::from_secs(30)));
     let flood = Flood::start(&world, &lanes_of_a(), PAUSE)?;
     for what in ["fail", "die", "hang"] {
         for when in ["before", "half", "after"] {

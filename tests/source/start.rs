@@ -6,7 +6,7 @@ use palisade::agent::source::Resource;
 use policy_compiler::cluster::Cluster;
 
 use crate::api::{Api, Fault, Kind, Verb};
-use crate::objects::pod;
+use crate::objects::{node, pod};
 use crate::server::Server;
 use crate::world::{World, small};
 
@@ -126,4 +126,42 @@ async fn a_page_whose_successor_is_forgotten_starts_the_list_anew() {
     let mut world = World::watch(api);
     world.converge().await;
     assert_eq!(world.api.count(Kind::Pod, Verb::List), 4);
+}
+
+#[tokio::test]
+async fn an_agent_hears_of_its_own_node_and_of_no_other() {
+    for streaming in [true, false] {
+        let api = small().await;
+        api.set_streaming(streaming);
+        api.put(Kind::Node, node("n2", "192.0.2.2"));
+        let mut world = World::watch_of(api, "n1");
+        world.next().await;
+        let nodes = |world: &World| {
+            let cluster = world.cluster.as_ref().expect("a snapshot");
+            cluster
+                .nodes
+                .values()
+                .map(|node| format!("{} {:?}", node.name, node.addresses))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(nodes(&world), ["n1 [192.0.2.1]"]);
+        world.api.put(Kind::Node, node("n2", "192.0.2.22"));
+        world.api.put(Kind::Node, node("n3", "192.0.2.3"));
+        world.api.delete(Kind::Node, "", "n2");
+        world.api.put(Kind::Node, node("n1", "192.0.2.11"));
+        assert_eq!(world.next().await.len(), 1);
+        assert_eq!(nodes(&world), ["n1 [192.0.2.11]"]);
+        assert_eq!(
+            world.watches.health()[&Resource::Nodes].events,
+            1,
+            "the others were not even sent"
+        );
+        // A watch that begins anew asks for the same.
+        world.api.cut();
+        world.api.compact();
+        world.api.put(Kind::Node, node("n3", "192.0.2.33"));
+        world.api.delete(Kind::Node, "", "n1");
+        assert_eq!(world.next().await.len(), 1);
+        assert_eq!(nodes(&world), Vec::<String>::new());
+    }
 }

@@ -55,6 +55,14 @@ impl World {
         World::of(api, kubeconfig)
     }
 
+    /// The same as an agent of this node has it.
+    pub(crate) fn watch_of(api: Api, node: &str) -> World {
+        let kubeconfig = api.kubeconfig(None);
+        World::begin(api, &kubeconfig, |access, timing| {
+            Watches::of_node(access, timing, node.into())
+        })
+    }
+
     /// A small cluster that has been told.
     pub(crate) async fn synced() -> World {
         World::synced_on(Api::start().await).await
@@ -73,10 +81,14 @@ impl<S: Server> World<S> {
     }
 
     fn of(api: S, kubeconfig: &str) -> World<S> {
+        World::begin(api, kubeconfig, Watches::start)
+    }
+
+    fn begin(api: S, kubeconfig: &str, start: impl FnOnce(Arc<Access>, Timing) -> Watches) -> World<S> {
         let (folder, access) = access(kubeconfig);
         World {
             api,
-            watches: Watches::start(Arc::new(access.unwrap()), TIMING),
+            watches: start(Arc::new(access.unwrap()), TIMING),
             cluster: None,
             strict: true,
             _folder: folder,

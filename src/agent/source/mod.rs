@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use policy_compiler::cluster::Cluster;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use policy_compiler::policy::PolicyName;
 use tokio::task::JoinSet;
 use tracing::error;
@@ -118,12 +119,22 @@ pub struct Watches {
 impl Watches {
     /// Starts watching. Must be called in a tokio runtime, whose workers then do the reading.
     pub fn start(access: Arc<Access>, timing: Timing) -> Self {
+        Watches::watch(&access, timing, None)
+    }
+
+    /// Starts watching as an agent of this node: no other Node is watched, for none matters there, and each is told anew every
+    /// few minutes, so that in a cluster of n nodes n agents would hear n kubelets.
+    pub fn of_node(access: Arc<Access>, timing: Timing, node: Name) -> Self {
+        Watches::watch(&access, timing, Some(node))
+    }
+
+    fn watch(access: &Arc<Access>, timing: Timing, node: Option<Name>) -> Self {
         let shared = Arc::new(Shared::default());
         let mut tasks = JoinSet::new();
-        spawn::<Namespaces>(&mut tasks, &access, &shared, timing);
-        spawn::<Nodes>(&mut tasks, &access, &shared, timing);
-        spawn::<Policies>(&mut tasks, &access, &shared, timing);
-        spawn::<Pods>(&mut tasks, &access, &shared, timing);
+        spawn::<Namespaces>(&mut tasks, access, &shared, timing, None);
+        spawn::<Nodes>(&mut tasks, access, &shared, timing, node);
+        spawn::<Policies>(&mut tasks, access, &shared, timing, None);
+        spawn::<Pods>(&mut tasks, access, &shared, timing, None);
         Watches { shared, tasks }
     }
 
@@ -207,8 +218,14 @@ impl Known {
     }
 }
 
-fn spawn<K: Watched>(tasks: &mut JoinSet<Resource>, access: &Arc<Access>, shared: &Arc<Shared>, timing: Timing) {
-    let watch = Watch::<K>::new(access.clone(), shared.clone(), timing);
+fn spawn<K: Watched>(
+    tasks: &mut JoinSet<Resource>,
+    access: &Arc<Access>,
+    shared: &Arc<Shared>,
+    timing: Timing,
+    only: Option<Name>,
+) {
+    let watch = Watch::<K>::new(access.clone(), shared.clone(), timing, only);
     tasks.spawn(async move {
         watch.run().await;
         K::RESOURCE

@@ -17,7 +17,7 @@ use super::access::Access;
 use super::intern::Pool;
 use super::kinds::{Kind, Namespaces, Nodes, Oddity, Pods, Policies, Read, Resource, Services};
 use super::page;
-use super::transport::{self, Failure};
+use super::transport::{self, Failure, Scope};
 use super::watch::REFUSED_AGE;
 use super::wire::ListMeta;
 use crate::agent::backoff::Backoff;
@@ -309,7 +309,7 @@ async fn patiently<K: Kind>(
     loop {
         let client = access.client();
         let token = token.map(str::to_owned);
-        let failure = match transport::page(&client, K::RESOURCE, size, token, timing).await {
+        let failure = match transport::page(&client, &Scope::all(K::RESOURCE), size, token, timing).await {
             Ok(text) => return Ok(text),
             Err(failure) => failure,
         };

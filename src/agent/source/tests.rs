@@ -87,10 +87,10 @@ async fn a_panic_in_a_watch_is_told_and_the_watch_begins_anew() {
     };
     let shared = Arc::new(Shared::default());
     let mut tasks = JoinSet::new();
-    spawn::<Namespaces>(&mut tasks, &access, &shared, timing);
-    spawn::<Bomb>(&mut tasks, &access, &shared, timing);
-    spawn::<Policies>(&mut tasks, &access, &shared, timing);
-    spawn::<Pods>(&mut tasks, &access, &shared, timing);
+    spawn::<Namespaces>(&mut tasks, &access, &shared, timing, None);
+    spawn::<Bomb>(&mut tasks, &access, &shared, timing, None);
+    spawn::<Policies>(&mut tasks, &access, &shared, timing, None);
+    spawn::<Pods>(&mut tasks, &access, &shared, timing, None);
     let mut watches = Watches { shared, tasks };
 
     let told = timeout(SOON, async {

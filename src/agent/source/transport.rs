@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::client::Body;
 use kube::core::Status;
+use policy_compiler::labels::Name;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -95,10 +96,27 @@ impl Failure {
     }
 }
 
+/// What is asked for: all objects of a kind, or the one of this name.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    pub(super) resource: Resource,
+    pub(super) only: Option<Name>,
+}
+
+impl Scope {
+    pub(super) fn all(resource: Resource) -> Self {
+        Scope { resource, only: None }
+    }
+
+    fn fields(&self) -> Option<String> {
+        self.only.as_ref().map(|name| format!("metadata.name={name}"))
+    }
+}
+
 /// One page of a list.
 pub(super) async fn page(
     client: &Client,
-    resource: Resource,
+    scope: &Scope,
     limit: u32,
     continue_token: Option<String>,
     timing: &Timing,
@@ -106,9 +124,10 @@ pub(super) async fn page(
     let params = ListParams {
         limit: Some(limit),
         continue_token,
+        field_selector: scope.fields(),
         ..ListParams::default()
     };
-    let request = kube::core::Request::new(resource.path()).list(&params);
+    let request = kube::core::Request::new(scope.resource.path()).list(&params);
     let response = send(client, request, timing).await?;
     collect(response, limits::PAGE, timing.page).await
 }
@@ -116,18 +135,19 @@ pub(super) async fn page(
 /// Opens a watch: from a version on, or with all objects first.
 pub(super) async fn watch(
     client: &Client,
-    resource: Resource,
+    scope: &Scope,
     from: Option<&str>,
     timing: &Timing,
 ) -> Result<Lines, Failure> {
     let params = WatchParams {
         timeout: Some(timing.watch_seconds()),
         send_initial_events: from.is_none(),
+        field_selector: scope.fields(),
         ..WatchParams::default()
     };
     // Without a version the API server answers with its newest state: going on after a gap with an older one, from another
     // API server's cache, would take policy back in time.
-    let request = kube::core::Request::new(resource.path()).watch(&params, from.unwrap_or_default());
+    let request = kube::core::Request::new(scope.resource.path()).watch(&params, from.unwrap_or_default());
     let response = send(client, request, timing).await?;
     Ok(Lines {
         body: response.into_body(),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use kube::core::Status;
 use policy_compiler::compile::Event;
+use policy_compiler::labels::Name;
 use serde_json::value::RawValue;
 use tracing::{debug, info, warn};
 
@@ -25,7 +26,7 @@ use super::limits;
 use super::page;
 use super::shared::Shared;
 use super::store::{Complaint, Listing, Store};
-use super::transport::{self, Failure, Next};
+use super::transport::{self, Failure, Next, Scope};
 use super::wire::{self, Line, ListMeta, What, nonsense};
 use crate::agent::backoff::Backoff;
 
@@ -47,6 +48,7 @@ pub(super) struct Watch<K: Watched> {
     access: Arc<Access>,
     shared: Arc<Shared>,
     timing: Timing,
+    scope: Scope,
     store: Store<K>,
     /// Up to which version the store is; none when a list is due.
     version: Option<String>,
@@ -68,11 +70,16 @@ enum End {
 }
 
 impl<K: Watched> Watch<K> {
-    pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing) -> Self {
+    /// Of all objects of the kind, or of the one of this name.
+    pub(super) fn new(access: Arc<Access>, shared: Arc<Shared>, timing: Timing, only: Option<Name>) -> Self {
         Watch {
             access,
             shared,
             timing,
+            scope: Scope {
+                resource: K::RESOURCE,
+                only,
+            },
             store: Store::default(),
             version: None,
             streaming: true,
@@ -164,7 +171,7 @@ impl<K: Watched> Watch<K> {
         let mut complaints = Complaints::default();
         loop {
             let client = self.access.client();
-            let text = transport::page(&client, K::RESOURCE, self.page, token, &self.timing).await?;
+            let text = transport::page(&client, &self.scope, self.page, token, &self.timing).await?;
             let page = self.read_page(&text, &mut listing, &mut complaints)?;
             self.shared
                 .note(K::RESOURCE, |health| health.heard = Some(Instant::now()));
@@ -204,7 +211,7 @@ impl<K: Watched> Watch<K> {
     /// A watch: from a version on, or with all objects first.
     async fn follow(&mut self, from: Option<&str>) -> Result<End, Failure> {
         let client = self.access.client();
-        let mut lines = transport::watch(&client, K::RESOURCE, from, &self.timing).await?;
+        let mut lines = transport::watch(&client, &self.scope, from, &self.timing).await?;
         let mut listing = from.is_none().then(Listing::default);
         if from.is_some() {
             // Taken up where it was: nothing is missing, however quiet it is.

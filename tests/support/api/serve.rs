@@ -128,7 +128,7 @@ fn list(state: &mut State, target: &Target, query: &HashMap<String, String>) -> 
         None => {
             // The names of snapshots are never used again, and the tests are short: nobody tidies up.
             let id = state.snapshots.len() as u64;
-            let all = (state.version(), state.all(target.kind));
+            let all = (state.version(), state.select(target.kind, only(query)));
             state.snapshots.insert(id, all);
             (id, 0)
         }
@@ -198,6 +198,12 @@ fn single(state: &mut State, verb: Verb, target: &Target, mut body: Value) -> Re
     answer(StatusCode::OK, text)
 }
 
+/// The one name that a client asks for; of field selectors nothing else is known here.
+pub(super) fn only(query: &HashMap<String, String>) -> Option<&str> {
+    let selector = query.get("fieldSelector")?;
+    Some(selector.strip_prefix("metadata.name=").unwrap())
+}
+
 /// A JSON merge patch.
 fn merge(object: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
@@ -219,7 +225,9 @@ fn merge(object: &mut Value, patch: Value) {
 /// The parameters of a URL; nothing that clients send here needs more than `%` and `+` undone.
 fn parameters(query: &str) -> HashMap<String, String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.replace("%3D", "=")))
+        .collect()
 }
 
 pub(super) fn refusal(code: u16, reason: &str, message: &str) -> Response<Body> {

@@ -109,6 +109,7 @@ type Name = (String, String);
 pub(super) struct Change {
     pub(super) version: u64,
     pub(super) what: &'static str,
+    pub(super) name: Arc<str>,
     pub(super) object: Arc<str>,
 }
 
@@ -143,11 +144,14 @@ impl State {
 
     /// All objects of a kind.
     pub(super) fn all(&self, kind: Kind) -> Vec<Arc<str>> {
-        self.objects
-            .get(&kind)
-            .into_iter()
-            .flat_map(|o| o.values().cloned())
-            .collect()
+        self.select(kind, None)
+    }
+
+    /// All objects of a kind, or those of one name.
+    pub(super) fn select(&self, kind: Kind, only: Option<&str>) -> Vec<Arc<str>> {
+        let objects = self.objects.get(&kind).into_iter().flatten();
+        let chosen = objects.filter(|((_, name), _)| only.is_none_or(|only| only == name));
+        chosen.map(|(_, object)| object.clone()).collect()
     }
 
     pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<str>> {
@@ -168,9 +172,10 @@ impl State {
             self.identify(&name, &mut object);
         }
         let object: Arc<str> = object.to_string().into();
+        let short: Arc<str> = name.1.as_str().into();
         let before = self.objects.entry(kind).or_default().insert(name, object.clone());
         let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
-        self.remember(kind, what, object.clone());
+        self.remember(kind, what, short, object.clone());
         object
     }
 
@@ -196,7 +201,7 @@ impl State {
         let mut object: Value = serde_json::from_str(&object).unwrap();
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object: Arc<str> = object.to_string().into();
-        self.remember(kind, "DELETED", object.clone());
+        self.remember(kind, "DELETED", name.into(), object.clone());
         Some(object)
     }
 
@@ -224,11 +229,12 @@ impl State {
         Some(history.range(first..).cloned().collect())
     }
 
-    fn remember(&mut self, kind: Kind, what: &'static str, object: Arc<str>) {
+    fn remember(&mut self, kind: Kind, what: &'static str, name: Arc<str>, object: Arc<str>) {
         let history = self.history.entry(kind).or_default();
         history.push_back(Change {
             version: self.version,
             what,
+            name,
             object,
         });
         if history.len() > HISTORY

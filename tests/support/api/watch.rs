@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Inner;
 use super::faults::{Fault, Verb};
-use super::serve::refusal;
+use super::serve::{only, refusal};
 use super::state::Kind;
 
 /// A line that no object needs.
@@ -24,6 +24,8 @@ struct Over;
 struct Watch {
     inner: Inner,
     kind: Kind,
+    /// The one name that is asked for, if so.
+    only: Option<String>,
     sender: Option<Sender<Bytes, io::Error>>,
     /// Up to which version all has been told.
     version: u64,
@@ -54,6 +56,7 @@ pub(super) fn answer(
     let watch = Watch {
         inner,
         kind,
+        only: only(query).map(str::to_owned),
         sender: Some(sender),
         version: version.unwrap_or_default(),
         generation,
@@ -104,6 +107,10 @@ impl Watch {
                     return self.gone().await;
                 };
                 for change in changes {
+                    if self.only.as_deref().is_some_and(|only| only != &*change.name) {
+                        self.version = change.version;
+                        continue;
+                    }
                     for _ in 0..=usize::from(duplicates) {
                         self.event(change.what, &change.object).await?;
                     }
@@ -130,7 +137,7 @@ impl Watch {
     async fn initial(&mut self) -> Result<(), Over> {
         let (version, objects) = {
             let state = self.inner.state();
-            (state.version(), state.all(self.kind))
+            (state.version(), state.select(self.kind, self.only.as_deref()))
         };
         self.version = version;
         for object in objects {

@@ -1,0 +1,105 @@
+//! What is known of the table in the kernel: as it was last listed, and what has been done to it since, so that it need not be
+//! listed again after every transaction of ours or of another program.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::nft::transaction::{Operation, Transaction};
+use crate::nft::{Kernel, KernelError};
+
+/// The table as it was last listed, and what transactions of our own have made of it since.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// A digest of the rules of each chain, as the kernel shows them.
+    rules: BTreeMap<String, u64>,
+    /// The chains that we have changed since.
+    unlearned: BTreeSet<String>,
+    /// Whether we have changed anything since.
+    followed: bool,
+    generation: Option<u32>,
+}
+
+impl Seen {
+    /// As it was listed, with the generation number of before that.
+    pub(super) fn new(rules: BTreeMap<String, u64>, generation: Option<u32>) -> Self {
+        Seen {
+            rules,
+            unlearned: BTreeSet::new(),
+            followed: false,
+            generation,
+        }
+    }
+
+    /// The number of the newest transaction that is known to have been ours, or about tables of others.
+    pub(super) fn generation(&self) -> Option<u32> {
+        self.generation
+    }
+
+    /// Whether we have changed anything since.
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed
+    }
+
+    /// Whether we have changed any rule since it was learned.
+    pub(super) fn has_unlearned(&self) -> bool {
+        !self.unlearned.is_empty()
+    }
+
+    /// What the rules look like now.
+    pub(super) fn learn(&mut self, rules: BTreeMap<String, u64>) {
+        self.rules = rules;
+        self.unlearned.clear();
+    }
+
+    /// Passes over transactions about tables of others.
+    pub(super) fn pass_over(&mut self, kernel: &impl Kernel) {
+        let heard = self.generation.and_then(|known| kernel.heard(known));
+        if let Some(heard) = heard.filter(|heard| heard.ours == 0) {
+            self.generation = self.generation.max(Some(heard.newest));
+        }
+    }
+
+    /// Whether the rules that are known are as they were.
+    pub(super) fn agrees(&self, rules: &BTreeMap<String, u64>) -> bool {
+        let known = |(chain, _): &(&String, &u64)| !self.unlearned.contains(*chain);
+        self.rules.iter().filter(known).eq(rules.iter().filter(known))
+    }
+}
+
+/// Applies a transaction to a table of which this was known, and tells what is known of it then: when nobody else has changed the
+/// table meanwhile, all but the rules that we have changed.
+pub(super) fn apply<K: Kernel>(
+    kernel: &K,
+    seen: Option<Seen>,
+    transaction: &Transaction,
+) -> Result<Option<Seen>, KernelError> {
+    let Some(mut seen) = seen else {
+        kernel.apply(transaction)?;
+        return Ok(None);
+    };
+    seen.pass_over(kernel);
+    let before = kernel.generation();
+    kernel.apply(transaction)?;
+    let Some(before) = before.filter(|_| seen.generation == before) else {
+        return Ok(None);
+    };
+    let steps = transaction.steps().count();
+    let alone = || {
+        before
+            .checked_add(u32::try_from(steps).ok()?)
+            .filter(|last| kernel.generation() == Some(*last))
+    };
+    // Either the kernel tells that no more were about our table than these, or there were no others at all.
+    let last = kernel
+        .heard(before)
+        .filter(|heard| heard.ours == steps)
+        .map(|heard| heard.newest)
+        .or_else(alone);
+    if last.is_none() {
+        return Ok(None);
+    }
+    let chains = transaction.steps().flatten().filter_map(Operation::chain);
+    seen.unlearned.extend(chains.map(|chain| chain.to_string()));
+    seen.followed = true;
+    seen.generation = last;
+    Ok(Some(seen))
+}
