@@ -14,7 +14,7 @@ use crate::cli::explain::source;
 use crate::cli::output::count;
 
 /// Of more objects than this it is not told one by one whether their change makes a difference: each takes a comparison.
-const JUDGED: usize = 50;
+const JUDGED: usize = 25;
 
 /// Everything that differs in the objects that policy depends on.
 #[derive(Serialize)]
