@@ -594,7 +594,9 @@ fn our_own_changes_are_not_doubted_and_those_of_others_are_seen() {
 
         // A transaction of ours after one of others in our table does not hide it.
         by("add set inet palisade foreign { type ipv4_addr; }");
-        assert!(enforcer.apply(&Cluster::default()).unwrap().changed);
+        let mut other = shop();
+        other.add_policy(policy("deny-all", Selector::default(), Vec::new(), None));
+        assert!(enforcer.apply(&other).unwrap().changed);
         assert!(enforcer.is_touched());
         assert!(enforcer.drift().unwrap().is_some());
     });

@@ -157,6 +157,46 @@ fn check(
     Ok(())
 }
 
+/// Whatever fares alike before a transaction and after it fares so between its steps.
+fn check_between(
+    sides: [(&Cluster, &Table); 2],
+    subjects: &Subjects,
+    settings: Settings,
+    ruleset: &Ruleset,
+) -> Result<(), TestCaseError> {
+    let tracer = Tracer::new(ruleset);
+    let mut addresses: Vec<IpAddr> = sides
+        .iter()
+        .flat_map(|(cluster, table)| addressed(cluster, table))
+        .filter_map(|end| end.address())
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    for client in &addresses {
+        for server in addresses.iter().filter(|server| server.is_ipv4() == client.is_ipv4()) {
+            let allowed = sides.map(|(_, table)| {
+                let [from, to] = [client, server].map(|address| table.addresses().endpoint(*address));
+                table.allowed(&from, &to)
+            });
+            for (at, traffic) in testing::traffics().into_iter().enumerate().step_by(3) {
+                for (what, packet) in packets(connection(*client, *server, traffic), at) {
+                    let passes = [0, 1].map(|side| {
+                        let of = |address| unknown(sides[side].0, subjects, settings, address);
+                        allowed[side].contains(traffic) && !of(packet.source) && !of(packet.destination)
+                    });
+                    let trace = tracer.trace(&packet).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                    prop_assert!(
+                        passes.contains(&trace.accepted),
+                        "{what} packet, {client} to {server} on {traffic}: {:?}",
+                        trace.chains
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What is remembered of a denied packet: its connection; an ICMP error about one with ports is not.
 fn recorded(packet: &Packet) -> Vec<Recorded> {
     let Some(connection) = packet.connection else {
@@ -222,7 +262,7 @@ impl World {
     }
 
     /// Follows events in one transaction. The kernel then holds what was rendered, and that is what a table compiled and
-    /// rendered from scratch comes to. Between two steps of a transaction the old rules are in force, unharmed.
+    /// rendered from scratch comes to. Between two steps of a transaction each packet fares as before or as after.
     fn follow(&mut self, events: &[Event]) -> Result<(), TestCaseError> {
         let mut changes = Changes::default();
         let mut cluster = self.cluster.clone();
@@ -233,22 +273,17 @@ impl World {
             changes.extend(self.compiler.apply(event.clone()));
         }
         let transaction = self.renderer.follow(self.compiler.table(), &changes).unwrap();
-        if transaction.steps().count() > 1 {
-            let mut first = Transaction::default();
-            for operation in transaction.steps().next().unwrap() {
-                first.add(operation.clone()).unwrap();
+        let kernel = Fake::default();
+        kernel.apply(&replace(&former).unwrap()).unwrap();
+        for step in transaction.steps().take(transaction.steps().count().saturating_sub(1)) {
+            let mut one = Transaction::default();
+            for operation in step {
+                one.add(operation.clone()).unwrap();
             }
-            let kernel = Fake::default();
-            kernel.apply(&replace(&former).unwrap()).unwrap();
-            kernel.apply(&first).unwrap();
+            kernel.apply(&one).unwrap();
             if self.settings.mode == Mode::Enforce {
-                check(
-                    &self.cluster,
-                    &self.subjects,
-                    self.settings,
-                    &table,
-                    &kernel.content().unwrap(),
-                )?;
+                let sides = [(&self.cluster, &table), (&cluster, self.compiler.table())];
+                check_between(sides, &self.subjects, self.settings, &kernel.content().unwrap())?;
             }
         }
         let said = || format!("{events:?}\n{transaction}");

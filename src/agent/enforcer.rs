@@ -211,13 +211,13 @@ impl<K: Kernel> Enforcer<K> {
         let before = self.verified.marks();
         let marks = self.verified.judge();
         if marks != before {
-            // In the same step as the rules that change: none is judged by the old ones and then marked as if by the new.
+            // Not after the rules that change: none is judged by the old ones and then marked as if by the new.
             if let Some(wanted) = &mut self.wanted {
                 wanted.renderer.mark(marks);
                 marks
                     .operations(wanted.renderer.ranges())
                     .into_iter()
-                    .try_for_each(|operation| transaction.add(operation))?;
+                    .try_for_each(|operation| transaction.add_to_first_step(operation))?;
             }
         }
         let start = Instant::now();

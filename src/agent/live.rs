@@ -17,9 +17,10 @@ use super::readiness::Cause;
 use super::reconcile::{Read, Told};
 use super::source::{Health, Resource, Update, Waiting, Watches};
 
-/// How long changes are gathered from the first of them: those of one rollout come in flocks.
+/// How long changes are gathered from the first of them: those of one rollout come in flocks. In a large one there is never a quiet
+/// time, and then this wait is part of every delay; what comes while nft works is gathered in any case.
 const QUIET: Duration = Duration::from_millis(5);
-const AT_LATEST: Duration = Duration::from_millis(50);
+const AT_LATEST: Duration = Duration::from_millis(15);
 
 /// How often health is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);

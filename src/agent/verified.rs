@@ -53,9 +53,7 @@ impl Verified {
     /// Before a transaction that changes what the table holds: from this transaction on every packet must be judged. What
     /// the base chain is to do from then on.
     pub fn judge(&mut self) -> Marks {
-        if let Marks::Verified(mask, _) = self.marks {
-            self.marks = Marks::Judging(mask);
-        }
+        self.marks = self.marks.judging();
         self.marks
     }
 

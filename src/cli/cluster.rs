@@ -10,6 +10,8 @@ use policy_compiler::cluster::Cluster;
 use policy_compiler::diagnostics::Code;
 
 use super::args::{DiffArgs, Live, Manifests};
+use super::diff::Version;
+use super::ends::Compiled;
 use super::note;
 use super::output::count;
 use crate::agent::source::{Access, Count, Remark, Snapshot, Target, Timing, Wanted, snapshot};
@@ -34,8 +36,18 @@ pub(crate) fn load(manifests: &Manifests) -> anyhow::Result<Loaded> {
     }
 }
 
-/// The clusters that are to be compared: two of manifests, or one with manifests put over it.
-pub(crate) fn versions(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
+/// The clusters that are to be compared.
+pub(crate) fn versions(args: &DiffArgs) -> anyhow::Result<(Version, Version)> {
+    let (before, after) = both(args)?;
+    let version = |loaded: Loaded| {
+        let compiled = Compiled::new(loaded.cluster.clone());
+        (loaded, compiled)
+    };
+    Ok((version(before), version(after)))
+}
+
+/// Two clusters of manifests, or one with manifests put over it.
+fn both(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
     let over = |before: Loaded, path: &Path| {
         let after = before.overlay(&one(path)?, args.prune);
         Ok((before, after))

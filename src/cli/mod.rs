@@ -193,24 +193,10 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
 
 fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     let (before, after) = cluster::versions(args)?;
-    warn(&before.warnings);
-    let news = after
-        .warnings
-        .iter()
-        .filter(|warning| !before.warnings.contains(warning));
-    warn(&news.cloned().collect::<Vec<_>>());
-    let [before, after] = [before, after].map(|loaded| {
-        let compiled = Compiled::new(loaded.cluster.clone());
-        (loaded, compiled)
-    });
+    warn(&before.0.warnings);
     // What was odd before is no news.
-    let known = before.1.diagnostics();
-    let odd = after
-        .1
-        .diagnostics()
-        .into_iter()
-        .filter(|diagnostic| !known.contains(diagnostic));
-    doubt(&odd.collect::<Vec<_>>());
+    warn(&diff::news(&before.0.warnings, &after.0.warnings));
+    doubt(&diff::news(&before.1.diagnostics(), &after.1.diagnostics()));
     let diff = Diff::new(&before, &after);
     print(&match args.output {
         DiffOutput::Text => diff.text(),

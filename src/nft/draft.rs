@@ -2,7 +2,8 @@
 //!
 //! A set of intervals that is created and used in one transaction is seen empty for a moment, and hash sets are not
 //! (measured). So a new interval map comes with everything else that is new in a first step, in which no rule in use speaks
-//! of it; the second step, still one transaction, changes what is in use and removes what is not needed any more.
+//! of it; the second step, still one transaction, changes what is in use and removes what is not needed any more. Pods become
+//! unknown in a step before that, and known in one after it (`unknown.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -144,7 +145,22 @@ impl<'a> Draft<'a> {
         if self.sets.new.iter().any(|name| name.key_type() == KeyType::Interval) {
             transaction.next_step();
         }
-        for (name, Moves { gone, come }) in self.elements {
+        // A packet under way may meet elements of before and after: it must never find a pod known that it finds not judged. So
+        // a pod is unknown before anything else of it goes, and known after all else of it is there.
+        let is_known = |name: &SetName| matches!(name, SetName::Known(_));
+        let (known, elements): (Vec<_>, Vec<_>) = self.elements.into_iter().partition(|(name, _)| is_known(name));
+        let alone = elements.is_empty() && self.chains.changed.is_empty() && self.chains.gone.is_empty();
+        let mut known_now = Vec::new();
+        for (name, Moves { gone, come }) in known {
+            if !gone.is_empty() {
+                transaction.add(Operation::DeleteElements(name, gone))?;
+                if !alone {
+                    transaction.next_step();
+                }
+            }
+            known_now.push((name, come));
+        }
+        for (name, Moves { gone, come }) in elements {
             if !gone.is_empty() {
                 transaction.add(Operation::DeleteElements(name, gone))?;
             }
@@ -164,6 +180,12 @@ impl<'a> Draft<'a> {
         }
         for name in &self.chains.gone {
             transaction.add(Operation::DeleteChain(*name))?;
+        }
+        if known_now.iter().any(|(_, come)| !come.is_empty()) && !alone {
+            transaction.next_step();
+        }
+        for (name, come) in known_now {
+            add_elements(name, come, &mut transaction)?;
         }
         Ok(transaction)
     }

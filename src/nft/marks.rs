@@ -126,6 +126,15 @@ pub enum Marks {
 }
 
 impl Marks {
+    /// The same without what accepts and sets marks.
+    #[must_use]
+    pub fn judging(self) -> Self {
+        match self {
+            Marks::Verified(mask, _) => Marks::Judging(mask),
+            marks => marks,
+        }
+    }
+
     /// The rules before all others. Packets without a connection have no mark, and go on.
     ///
     /// `accept` ends this base chain only: chains of other tables see the packet as ever.

@@ -93,7 +93,12 @@ impl Renderer {
         }
         exemptions(table, &mut draft);
         draft.chain(ChainName::SharedLink, render_base::shared_link(is_any_isolated(table)));
-        self.ranges = unknown::ranges(table, self.settings);
+        let ranges = unknown::ranges(table, self.settings);
+        if ranges != self.ranges {
+            // As with every other change, no verdict is kept.
+            self.marks = self.marks.judging();
+            self.ranges = ranges;
+        }
         unknown::write(&self.ranges, table, self.settings, &mut draft);
         for (chain, rules) in render_base::forward(self.marks, &self.ranges) {
             draft.chain(chain, rules);

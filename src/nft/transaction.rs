@@ -104,6 +104,16 @@ impl Transaction {
         Ok(())
     }
 
+    /// Appends an operation to the first step.
+    pub fn add_to_first_step(&mut self, operation: Operation) -> Result<(), OperationError> {
+        validate(&operation)?;
+        match self.steps.first_mut() {
+            Some(step) => step.push(operation),
+            None => self.steps.push(vec![operation]),
+        }
+        Ok(())
+    }
+
     /// Begins another step, when the last one has any operation.
     pub fn next_step(&mut self) {
         if self.steps.last().is_some_and(|step| !step.is_empty()) {

@@ -163,10 +163,11 @@ fn what_passes_is_waited_for() {
 fn the_kubeconfig_is_found_where_kubectl_finds_it() {
     let world = World::shop();
     let text = std::fs::read_to_string(&world.kubeconfig).unwrap();
-    let other = text.replace(r#""name": "test", "context""#, r#""name": "other", "context""#);
-    let other = other.replace(r#""current-context": "test""#, r#""current-context": """#);
+    let mut other: serde_json::Value = serde_json::from_str(&text).unwrap();
+    other["contexts"][0]["name"] = "other".into();
+    other["current-context"] = "".into();
     let elsewhere = world.folder.path().join("elsewhere");
-    std::fs::write(&elsewhere, other).unwrap();
+    std::fs::write(&elsewhere, other.to_string()).unwrap();
     let ask = |arguments: &[&str], variable: bool| {
         let mut command = world.command(&[&["matrix", "--port", "80", "--live"], arguments].concat());
         if variable {

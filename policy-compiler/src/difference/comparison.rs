@@ -401,7 +401,9 @@ impl Comparison<'_> {
     /// Puts the two families of the same pods together: no pair crosses from one to the other.
     fn join_families(&self, blocks: Vec<Block>) -> Vec<Block> {
         let family = |at: &usize| self.ends[*at].after.address().map(|a| a.is_ipv4());
-        let mut known: BTreeMap<(PortSet, Vec<Option<&PodName>>, Vec<Option<&PodName>>, bool), usize> = BTreeMap::new();
+        // By ports, pods of either side, and family: the block that waits for its other family.
+        type Side<'a> = Vec<Option<&'a PodName>>;
+        let mut known: BTreeMap<(PortSet, Side<'_>, Side<'_>, bool), usize> = BTreeMap::new();
         let mut out: Vec<Block> = Vec::new();
         for block in blocks {
             let mut families = block.from.iter().chain(&block.to).map(family);

@@ -29,6 +29,11 @@ use crate::manifests::Loaded;
 /// A cluster as it was loaded, and compiled.
 pub(crate) type Version = (Loaded, Compiled);
 
+/// What is in the second list and not in the first.
+pub(crate) fn news<T: PartialEq + Clone>(before: &[T], after: &[T]) -> Vec<T> {
+    after.iter().filter(|item| !before.contains(item)).cloned().collect()
+}
+
 /// What differs between two clusters.
 pub(crate) struct Diff<'a> {
     before: &'a Version,
