@@ -149,16 +149,21 @@ impl<'a> Draft<'a> {
         // a pod is unknown before anything else of it goes, and known after all else of it is there.
         let is_known = |name: &SetName| matches!(name, SetName::Known(_));
         let (known, elements): (Vec<_>, Vec<_>) = self.elements.into_iter().partition(|(name, _)| is_known(name));
-        let alone = elements.is_empty() && self.chains.changed.is_empty() && self.chains.gone.is_empty();
-        let mut known_now = Vec::new();
-        for (name, Moves { gone, come }) in known {
-            if !gone.is_empty() {
-                transaction.add(Operation::DeleteElements(name, gone))?;
-                if !alone {
-                    transaction.next_step();
-                }
-            }
-            known_now.push((name, come));
+        let rest = !(elements.is_empty() && self.chains.changed.is_empty() && self.chains.gone.is_empty());
+        // Other ranges need to know others: with the rules that ask, not before or after.
+        let apart = rest && !self.chains.changed.contains(&ChainName::Forward);
+        let (gone, come): (Vec<_>, Vec<_>) = known
+            .into_iter()
+            .map(|(name, moves)| ((name, moves.gone), (name, moves.come)))
+            .unzip();
+        let gone: Vec<_> = gone.into_iter().filter(|(_, keys)| !keys.is_empty()).collect();
+        let known: Vec<_> = come.into_iter().filter(|(_, elements)| !elements.is_empty()).collect();
+        let unknown = !gone.is_empty();
+        for (name, keys) in gone {
+            transaction.add(Operation::DeleteElements(name, keys))?;
+        }
+        if unknown && apart {
+            transaction.next_step();
         }
         for (name, Moves { gone, come }) in elements {
             if !gone.is_empty() {
@@ -181,11 +186,11 @@ impl<'a> Draft<'a> {
         for name in &self.chains.gone {
             transaction.add(Operation::DeleteChain(*name))?;
         }
-        if known_now.iter().any(|(_, come)| !come.is_empty()) && !alone {
+        if !known.is_empty() && apart {
             transaction.next_step();
         }
-        for (name, come) in known_now {
-            add_elements(name, come, &mut transaction)?;
+        for (name, elements) in known {
+            add_elements(name, elements, &mut transaction)?;
         }
         Ok(transaction)
     }
