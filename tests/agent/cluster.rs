@@ -236,7 +236,7 @@ fn known() -> Vec<String> {
     let objects = listing["nftables"].as_array().cloned().unwrap_or_default();
     let set = objects.into_iter().find_map(|object| object.get("set").cloned());
     let elements = set.and_then(|set| set["elem"].as_array().cloned()).unwrap_or_default();
-    let address = |element: &Value| element["elem"]["val"].as_str().unwrap_or_default().to_owned();
+    let address = |element: &Value| element.as_str().expect("an address").to_owned();
     let mut all: Vec<String> = elements.iter().map(address).collect();
     all.sort();
     all
