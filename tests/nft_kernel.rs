@@ -599,5 +599,27 @@ fn our_own_changes_are_not_doubted_and_those_of_others_are_seen() {
         assert!(enforcer.apply(&other).unwrap().changed);
         assert!(enforcer.is_touched());
         assert!(enforcer.drift().unwrap().is_some());
+
+        // Nor does it make theirs of as many rules ours; nor does a look that has yet to be made.
+        let open = "flush chain inet palisade denied; add rule inet palisade denied accept";
+        enforcer.resync().unwrap();
+        assert_eq!(enforcer.drift().unwrap(), None);
+        by(open);
+        assert!(enforcer.apply(&Cluster::default()).unwrap().changed);
+        enforcer.learn().unwrap();
+        assert!(enforcer.is_touched());
+        assert!(enforcer.drift().unwrap().is_some());
+        enforcer.resync().unwrap();
+        by(open);
+        assert!(enforcer.drift().unwrap().is_some());
+        enforcer.resync().unwrap();
+        assert_eq!(enforcer.drift().unwrap(), None);
+
+        by("add chain inet palisade forward { type filter hook forward priority 7; policy drop; }");
+        assert!(enforcer.is_touched());
+        let told = enforcer.drift().unwrap();
+        assert!(told.is_some_and(|told| told.contains("policy")));
+        enforcer.resync().unwrap();
+        assert_eq!(enforcer.drift().unwrap(), None);
     });
 }

@@ -194,8 +194,8 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Brings the kernel to what was worked out, in one transaction, or none when it holds it already.
     ///
-    /// After an error the kernel holds what it held before, or (nft was stopped half way) nobody knows: the next
-    /// transaction replaces the whole table.
+    /// After an error the kernel holds what it held before, or what it is after the first of the transaction's steps, or (nft was
+    /// stopped half way) nobody knows: the next transaction brings the whole.
     pub fn commit(&mut self) -> Result<Applied, ApplyError> {
         let pending = std::mem::replace(&mut self.pending, Ok(Transaction::default()));
         if !self.held {
@@ -242,13 +242,14 @@ impl<K: Kernel> Enforcer<K> {
         let (mut transaction, whole) = (restore(found.as_ref(), ruleset)?, replace(ruleset)?);
         self.seen = None;
         let start = Instant::now();
-        match self.kernel.apply(&transaction) {
+        let written = match seen::write(&self.kernel, &transaction) {
             Err(KernelError::Refused(_)) if transaction != whole => {
                 transaction = whole;
-                self.kernel.apply(&transaction)?;
+                seen::write(&self.kernel, &transaction)
             }
-            result => result?,
-        }
+            result => result,
+        };
+        self.seen = written?;
         self.held = true;
         Ok(Applied {
             changed: true,
@@ -394,11 +395,20 @@ impl<K: Kernel> Enforcer<K> {
         let Some(rules) = self.kernel.rules()? else {
             return Ok(None);
         };
-        if self.seen.as_ref().is_some_and(|seen| !seen.agrees(&rules)) {
-            return Ok(Some("a rule is not what it was".to_owned()));
+        match &self.seen {
+            Some(seen) if !seen.agrees(&rules) => return Ok(Some("a rule is not what it was".to_owned())),
+            // Nothing to compare with, and somebody has changed our table while it was read: the next call looks again.
+            None if self.kernel.generation() != generation && !self.is_quiet_since(generation) => return Ok(None),
+            _ => {}
         }
         self.seen = Some(Seen::new(rules, generation));
         Ok(None)
+    }
+
+    /// Whether all transactions since this number are known to have been about tables of others.
+    fn is_quiet_since(&self, generation: Option<u32>) -> bool {
+        let heard = generation.and_then(|known| self.kernel.heard(known));
+        heard.is_some_and(|heard| heard.ours == 0)
     }
 
     /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift). Cheap.
@@ -408,7 +418,10 @@ impl<K: Kernel> Enforcer<K> {
         };
         let rules = self.kernel.rules()?;
         // Changed by somebody else in the meantime: the next look is at the whole table.
-        if let Some(rules) = rules.filter(|rules| seen.agrees(rules) && self.kernel.generation() == seen.generation()) {
+        let known = seen
+            .generation()
+            .filter(|known| self.kernel.generation() == Some(*known));
+        if let Some(rules) = rules.filter(|rules| known.is_some() && seen.agrees(rules)) {
             seen.learn(rules);
         }
         Ok(())

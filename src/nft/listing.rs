@@ -70,10 +70,10 @@ impl Listing {
         Ok(listing)
     }
 
-    /// In which respect the content is not that of the ruleset: a table switched off, missing or foreign chains, sets and elements, or chains
-    /// with another number of rules. None when it is as it should be.
-    pub fn difference(&self, expected: &Ruleset) -> Option<String> {
-        let expected = Listing::of(expected);
+    /// In which respect the content is not that of the ruleset: a table switched off, missing or foreign chains, sets and elements,
+    /// another hook or policy of the base chain, or chains with another number of rules. None when it is as it should be.
+    pub fn difference(&self, ruleset: &Ruleset) -> Option<String> {
+        let expected = Listing::of(ruleset);
         if self.flagged {
             return Some("the table has flags, and may be switched off (dormant)".to_owned());
         }
@@ -87,6 +87,14 @@ impl Listing {
             let wanted = expected.chains[name].len();
             if rules.len() != wanted {
                 return Some(format!("chain {name} has {} rules instead of {wanted}", rules.len()));
+            }
+        }
+        for name in ruleset.chains.keys().filter(|name| text::listed_hook(**name).is_some()) {
+            let (found, wanted) = [self, &expected]
+                .map(|listing| listing.chains[&name.to_string()].first())
+                .into();
+            if found != wanted {
+                return Some(format!("chain {name} has another type, hook, priority or policy"));
             }
         }
         for (name, elements) in &self.sets {
@@ -104,7 +112,7 @@ impl Listing {
     /// What a listing of this ruleset would be, with rules as nft text.
     pub(crate) fn of(ruleset: &Ruleset) -> Self {
         let chains = ruleset.chains.iter().map(|(name, rules)| {
-            let hook = text::hook(*name).into_iter();
+            let hook = text::listed_hook(*name).into_iter();
             (
                 name.to_string(),
                 hook.chain(rules.iter().map(|r| text::Line(r).to_string())).collect(),

@@ -45,6 +45,11 @@ pub(super) fn hook(chain: ChainName) -> Option<String> {
         .then(|| format!("type filter hook forward priority filter + {PRIORITY}; policy accept;"))
 }
 
+/// The same in the words of nft's JSON: type, hook, priority and policy.
+pub(super) fn listed_hook(chain: ChainName) -> Option<String> {
+    (chain == ChainName::Forward).then(|| format!("\"filter\" \"forward\" {PRIORITY} \"accept\""))
+}
+
 /// The specification of a set as nft text, without its elements.
 pub(super) fn set_spec(name: SetName) -> String {
     let address = name.family().nft_type();

@@ -204,6 +204,7 @@ fn what_others_do_to_the_table_is_undone() {
             format!("flush chain inet palisade {}", chain_with_rules()),
             format!("flush set inet palisade {}", set_with_elements()),
             format!("insert rule inet palisade {} accept", chain_with_rules()),
+            "chain inet palisade forward { policy drop; }".to_owned(),
         ] {
             // Long enough for the agent to have looked at what it wrote, and to repair again.
             std::thread::sleep(Duration::from_millis(1500));

@@ -65,8 +65,9 @@ impl Seen {
     }
 }
 
-/// Applies a transaction to a table of which this was known, and tells what is known of it then: when nobody else has changed the
-/// table meanwhile, all but the rules that we have changed.
+/// Applies a transaction to a table of which this was known, and tells what is known of it then: all but the rules that we have
+/// changed. Where somebody else has changed the table before or meanwhile, the number is not known, so that the next look is
+/// at the whole table, with the rules that were known before.
 pub(super) fn apply<K: Kernel>(
     kernel: &K,
     seen: Option<Seen>,
@@ -79,9 +80,32 @@ pub(super) fn apply<K: Kernel>(
     seen.pass_over(kernel);
     let before = kernel.generation();
     kernel.apply(transaction)?;
-    let Some(before) = before.filter(|_| seen.generation == before) else {
-        return Ok(None);
-    };
+    let last = before
+        .filter(|_| seen.generation == before)
+        .and_then(|before| alone_until(kernel, before, transaction));
+    let chains = transaction.steps().flatten().filter_map(Operation::chain);
+    seen.unlearned.extend(chains.map(|chain| chain.to_string()));
+    seen.followed = true;
+    seen.generation = last;
+    Ok(Some(seen))
+}
+
+/// Applies a transaction that writes all rules, and looks at once what they look like, if that can be told before anybody else has
+/// changed the table. Nobody has looked at the rest, so the number is not known.
+pub(super) fn write<K: Kernel>(kernel: &K, transaction: &Transaction) -> Result<Option<Seen>, KernelError> {
+    let before = kernel.generation();
+    kernel.apply(transaction)?;
+    let last = before.and_then(|before| alone_until(kernel, before, transaction));
+    let rules = last.and_then(|_| kernel.rules().ok().flatten());
+    let quiet = last.is_some_and(|last| {
+        kernel.generation() == Some(last) || kernel.heard(last).is_some_and(|heard| heard.ours == 0)
+    });
+    Ok(rules.filter(|_| quiet).map(|rules| Seen::new(rules, None)))
+}
+
+/// The number of the last of a transaction's steps, or of a later one about tables of others, if nobody else has changed our
+/// table since this number.
+fn alone_until(kernel: &impl Kernel, before: u32, transaction: &Transaction) -> Option<u32> {
     let steps = transaction.steps().count();
     let alone = || {
         before
@@ -89,17 +113,9 @@ pub(super) fn apply<K: Kernel>(
             .filter(|last| kernel.generation() == Some(*last))
     };
     // Either the kernel tells that no more were about our table than these, or there were no others at all.
-    let last = kernel
+    kernel
         .heard(before)
         .filter(|heard| heard.ours == steps)
         .map(|heard| heard.newest)
-        .or_else(alone);
-    if last.is_none() {
-        return Ok(None);
-    }
-    let chains = transaction.steps().flatten().filter_map(Operation::chain);
-    seen.unlearned.extend(chains.map(|chain| chain.to_string()));
-    seen.followed = true;
-    seen.generation = last;
-    Ok(Some(seen))
+        .or_else(alone)
 }
