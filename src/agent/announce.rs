@@ -161,6 +161,8 @@ pub struct Announcer {
     metrics: Metrics,
     /// The names of Events that need not be sent again; all of them are of what is found now.
     told: BTreeSet<String>,
+    /// The name of the Event that was sent last.
+    last: Option<String>,
     backoff: Backoff,
     forbidden: bool,
 }
@@ -185,6 +187,7 @@ impl Announcer {
             node,
             metrics,
             told: BTreeSet::new(),
+            last: None,
             backoff: Backoff::default(),
             forbidden: false,
         }
@@ -229,9 +232,15 @@ impl Announcer {
         self.told.retain(|name| names.contains(name));
         let waiting = names.len() - self.told.len();
         self.metrics.policy_events_waiting.set(waiting as i64);
-        let Some((name, finding)) = due.iter().find(|(name, _)| !self.told.contains(name)) else {
+        // In turn: one that the API server will not take keeps none of the others waiting.
+        let untold = |due: &&(String, &Finding)| !self.told.contains(&due.0);
+        let after = |due: &&(String, &Finding)| self.last.as_ref().is_none_or(|last| due.0 > *last);
+        let mut untold: Vec<&(String, &Finding)> = due.iter().filter(untold).collect();
+        untold.sort_by(|a, b| a.0.cmp(&b.0));
+        let Some((name, finding)) = untold.iter().copied().find(after).or_else(|| untold.first().copied()) else {
             return pace;
         };
+        self.last = Some(name.clone());
         let answer = self.send(name, finding).await;
         self.take(name, finding, answer).max(pace)
     }
@@ -297,9 +306,14 @@ fn refusal(status: &Status) -> Answer {
     let text = cut(&status.to_string(), LONGEST_NOTE);
     let details = status.details.as_ref();
     let ending = details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
+    // These concern that namespace or that Event alone, and not the right to create any.
+    let here = ending
+        || ["exceeded quota", "admission webhook"]
+            .iter()
+            .any(|why| text.contains(why));
     match status.code {
         409 => Answer::Known,
-        403 if !ending => Answer::Forbidden(text),
+        403 if !here => Answer::Forbidden(text),
         401 | 408 | 429 | 500.. => {
             let seconds = details.map_or(0, |d| d.retry_after_seconds);
             Answer::Later(text, Some(Duration::from_secs(seconds.into())))

@@ -30,8 +30,8 @@ use crate::nft::{Kernel, KernelError, Settings, UnknownPods};
 /// file system, a directory far above the folder moved away).
 pub const READ_EVERY: Duration = Duration::from_secs(30);
 
-/// How often the agent looks whether somebody else has changed the table. Nearly always that is one netlink message (35
-/// microseconds); only when some table has changed since, nft lists ours.
+/// How often the agent looks whether somebody else has changed the table. Nearly always that is a netlink message or two (tens
+/// of microseconds); only when somebody may have changed ours, nft lists it.
 pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the nodes are counted: no more depends on it than how often something is told.

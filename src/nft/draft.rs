@@ -2,7 +2,7 @@
 //!
 //! A set of intervals that is created and used in one transaction is seen empty for a moment, and hash sets are not
 //! (measured). So a new interval map comes with everything else that is new in a first step, in which no rule in use speaks
-//! of it; the second step, still one transaction, changes what is in use and removes what is not needed any more. Pods become
+//! of it; the next step, still one transaction, changes what is in use and removes what is not needed any more. Pods become
 //! unknown in a step before that, and known in one after it (`unknown.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};

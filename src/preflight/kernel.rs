@@ -90,7 +90,7 @@ fn features(outcome: Result<(), KernelError>) -> (Finding, Finding) {
                 Verdict::Failed,
                 error.to_string(),
                 "use a kernel with CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_LIMIT, \
-                 CONFIG_NFT_REJECT_INET and CONFIG_NF_CONNTRACK (5.10 or later), or load these modules",
+                 CONFIG_NFT_FIB_INET, CONFIG_NFT_REJECT_INET and CONFIG_NF_CONNTRACK (5.10 or later), or load these modules",
             ),
         ),
     }

@@ -219,6 +219,17 @@ async fn without_the_right_there_is_one_attempt_and_then_silence() {
         agents.turn(&findings(&world)).await;
     }
     assert_eq!(world.api.objects(Kind::Event).len(), 2);
+    // Nor does one that it may take later: the others have their turn before it is tried again.
+    for name in ["fourth", "fifth"] {
+        world.api.put(Kind::NetworkPolicy, unknown(name));
+    }
+    until_invalid(&world, 5).await;
+    for _ in 0..2 {
+        world.api.fault(Kind::Event, Verb::Create, 1, Fault::Status(500));
+        agents.turn(&findings(&world)).await;
+        agents.turn(&findings(&world)).await;
+    }
+    assert_eq!(world.api.objects(Kind::Event).len(), 4);
 }
 
 #[tokio::test]

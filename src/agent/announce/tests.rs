@@ -115,6 +115,16 @@ fn a_refusal_says_whether_to_try_again() {
         matches!(ending, Answer::Void(_)),
         "the namespace goes, and not the right"
     );
+    for why in [
+        "events.events.k8s.io \"a\" is forbidden: exceeded quota: small",
+        "admission webhook \"w\" denied the request",
+    ] {
+        let status = Status {
+            message: why.to_owned(),
+            ..status(403, 0, "")
+        };
+        assert!(matches!(refusal(&status), Answer::Void(_)), "{why}");
+    }
     for code in [401, 429, 500, 503] {
         let Answer::Later(_, wish) = refusal(&status(code, 7, "")) else {
             panic!("{code}");

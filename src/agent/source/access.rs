@@ -2,7 +2,7 @@
 //! whenever credentials or certificates may have changed.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
@@ -109,6 +109,8 @@ pub struct Access {
     target: Target,
     info: ClusterInfo,
     current: Mutex<Current>,
+    /// Held by whoever renews.
+    renewing: Arc<()>,
 }
 
 struct Current {
@@ -135,7 +137,12 @@ impl Access {
             );
         }
         let current = Mutex::new(current);
-        Ok(Access { target, info, current })
+        Ok(Access {
+            target,
+            info,
+            current,
+            renewing: Arc::default(),
+        })
     }
 
     /// The client of now.
@@ -166,15 +173,20 @@ impl Access {
     pub async fn renew(&self, age: Duration) -> Option<String> {
         {
             let mut current = self.current();
-            if current.read.elapsed() < age {
+            // Whoever renews holds one more: a plugin or a file system that hangs is asked once.
+            if current.read.elapsed() < age || Arc::strong_count(&self.renewing) > 1 {
                 return current.trouble.clone();
             }
             // Whoever comes next need not do it as well.
             current.read = Instant::now();
         }
-        let target = self.target.clone();
+        let (target, renewing) = (self.target.clone(), self.renewing.clone());
         // Files are read and plugins run: not on the thread that everything else waits for.
-        let built = tokio::task::spawn_blocking(move || build(&target));
+        let built = tokio::task::spawn_blocking(move || {
+            let built = build(&target);
+            drop(renewing);
+            built
+        });
         let trouble = match tokio::time::timeout(RENEWAL, built).await {
             Ok(Ok(Ok((current, _)))) => {
                 debug!("credentials read again");

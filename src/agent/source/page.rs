@@ -1,5 +1,7 @@
 //! A page of a list: its text goes in, its objects and where the list goes on come out.
 
+use std::cell::OnceCell;
+
 use serde_json::value::RawValue;
 
 use super::intern::Pool;
@@ -18,11 +20,13 @@ pub(super) type Objects<K> = Vec<Option<Read<<K as Kind>::Object>>>;
 pub(super) fn read<K: Kind>(text: &[u8], pool: &mut Pool) -> Result<(Objects<K>, ListMeta), Failure> {
     // Nearly always all of them can be decoded in one go.
     if let Ok(page) = serde_json::from_slice::<Page<K::Wire>>(text) {
+        // Of use for objects that cannot be converted; however many these are, the page is read once for them.
+        let raw: OnceCell<Vec<&RawValue>> = OnceCell::new();
+        let read_raw = || serde_json::from_slice::<Page<&RawValue>>(text).ok()?.items;
         let mut objects = Vec::new();
         for (at, wire) in page.items.into_iter().flatten().enumerate() {
             let object = || {
-                let page = serde_json::from_slice::<Page<&RawValue>>(text).ok();
-                let item = page.and_then(|page| page.items?.get(at).copied());
+                let item = raw.get_or_init(|| read_raw().unwrap_or_default()).get(at);
                 item.map_or_else(Vec::new, |item| item.get().as_bytes().to_vec())
             };
             objects.push(read_object::<K>(wire, object, pool));

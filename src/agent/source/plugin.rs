@@ -153,8 +153,8 @@ fn gather(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 fn rest(gathered: Receiver<Vec<u8>>) -> Vec<u8> {
-    let mut all = Vec::new();
-    while let Ok(piece) = gathered.recv_timeout(REST) {
+    let (mut all, until) = (Vec::new(), Instant::now() + REST);
+    while let Ok(piece) = gathered.recv_timeout(until.saturating_duration_since(Instant::now())) {
         all.extend(piece);
     }
     all

@@ -236,6 +236,11 @@ impl<K: Watched> Watch<K> {
                 && listing.is_some()
                 && wire::is_end_of_list(line)
             {
+                if version.is_empty() {
+                    return Err(Failure::Nonsense(
+                        "a streaming list without a resourceVersion".to_owned(),
+                    ));
+                }
                 self.finish(
                     listing.take().unwrap_or_default(),
                     std::mem::take(&mut complaints),
