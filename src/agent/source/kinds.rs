@@ -109,9 +109,7 @@ impl Key {
             name: filled(&meta.name)?,
         })
     }
-}
 
-impl Key {
     /// The name of the object, with its kind.
     pub(super) fn object(&self, kind: &str) -> ObjectName {
         ObjectName {
