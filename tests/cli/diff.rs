@@ -37,6 +37,42 @@ fn pods_with_addresses_nodes_and_regions() {
 }
 
 #[test]
+fn what_changed_over_one_family_only_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string("tests/cli/diff/families.yaml").unwrap();
+    let only = |name: &str, block: &str| {
+        let path = folder.path().join(name);
+        assert!(text.contains(block));
+        std::fs::write(&path, text.replace(block, "")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let six = only("six.yaml", "{ipBlock: {cidr: 10.244.1.2/32}}, ");
+    let closed = answer(&["diff", "diff/families.yaml", &six], 1);
+    assert!(closed.contains("- shop/api → shop/web  all over IPv4\n"), "{closed}");
+    let four = only("four.yaml", ", {ipBlock: {cidr: \"fd00::2/128\"}}");
+    let opened = answer(&["diff", &four, "diff/families.yaml", "-o", "markdown"], 1);
+    assert!(
+        opened.contains("| **opened** | shop/api | shop/web | all over IPv6 |"),
+        "{opened}"
+    );
+    let other = answer(&["diff", &four, &six, "-o", "json"], 1);
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(
+        (&other["opened"][0]["family"], &other["closed"][0]["family"]),
+        (&"IPv6".into(), &"IPv4".into())
+    );
+    // Both together are the pods, over any.
+    let none = only(
+        "none.yaml",
+        "{ipBlock: {cidr: 10.244.1.2/32}}, {ipBlock: {cidr: \"fd00::2/128\"}}",
+    );
+    let none_at_all = std::fs::read_to_string(&none).unwrap().replace("[{from: []}]", "[]");
+    std::fs::write(&none, none_at_all).unwrap();
+    let closed = answer(&["diff", "diff/families.yaml", &none], 1);
+    assert!(closed.contains("- shop/api → shop/web  all\n"), "{closed}");
+}
+
+#[test]
 fn a_change_is_put_over_a_cluster() {
     let args = ["diff", "shop", "diff/change.yaml", "--overlay"];
     insta::assert_snapshot!("overlay", stdout(&args, 1));

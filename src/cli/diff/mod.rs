@@ -19,7 +19,7 @@ use policy_compiler::ports::PortSet;
 use serde::Serialize;
 
 use self::objects::Objects;
-use self::words::{Party, Words};
+use self::words::{Family, Party, Words};
 use super::describe::title;
 use super::ends::{Compiled, End as SomeEnd};
 use super::outcomes::usual;
@@ -52,6 +52,9 @@ pub(crate) struct Diff<'a> {
 struct Entry {
     from: Party,
     to: Party,
+    /// The only family that it is about, where the ends have both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<Family>,
     ports: PortSet,
     /// Whether it is about pods and nodes of which only one cluster has the one on the other.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -145,9 +148,11 @@ impl<'a> Diff<'a> {
     }
 
     fn entry(&self, block: &Block) -> Entry {
+        let family = self.words.family(&block.from, &block.to);
         Entry {
-            from: self.words.party(&block.from, &block.to),
-            to: self.words.party(&block.to, &block.from),
+            from: self.words.party(&block.from, &block.to, family),
+            to: self.words.party(&block.to, &block.from, family),
+            family,
             ports: block.ports.clone(),
             own_node: block.own_node,
             example: self.example(block),

@@ -103,14 +103,9 @@ impl Diff<'_> {
         heading(out, title, meaning);
         bounded(out, blocks, |block| {
             let entry = self.entry(block);
-            let own_node = own_node(&entry);
+            let about = about(&entry);
             let line = format!("{} → {}", join(&entry.from.words), join(&entry.to.words));
-            let mut text = format!(
-                "  {} {}  {}{own_node}\n",
-                sign(mark),
-                Style::Bold.paint(&line),
-                ports(&entry.ports)
-            );
+            let mut text = format!("  {} {}  {about}\n", sign(mark), Style::Bold.paint(&line));
             if let Some(example) = &entry.example {
                 let pair = format!("{} → {} on {}", example.from, example.to, example.port);
                 let _ = writeln!(text, "      {}", Style::Dim.paint(&format!("for example {pair}")));
@@ -142,7 +137,7 @@ impl Diff<'_> {
 }
 
 /// Ports, by those that are missing where that is shorter.
-pub(super) fn ports(ports: &PortSet) -> String {
+fn ports(ports: &PortSet) -> String {
     let (plain, except) = (ports.to_string(), format!("all except {}", ports.complement()));
     match ports.is_all() || plain.len() <= except.len() {
         true => plain,
@@ -150,9 +145,11 @@ pub(super) fn ports(ports: &PortSet) -> String {
     }
 }
 
-/// What an entry about pods and their own nodes is marked by.
-pub(super) fn own_node(entry: &Entry) -> &'static str {
-    if entry.own_node { " (with its own node)" } else { "" }
+/// What an entry is about: ports, the family where it is one of two, and whether only pods and their own nodes are meant.
+pub(super) fn about(entry: &Entry) -> String {
+    let over = entry.family.map(|family| format!(" over {family}")).unwrap_or_default();
+    let own_node = if entry.own_node { " (with its own node)" } else { "" };
+    format!("{}{over}{own_node}", ports(&entry.ports))
 }
 
 pub(super) fn names(policies: &[PolicyName]) -> String {

@@ -1,6 +1,7 @@
 //! Ends that changed alike, in few words: numbers of compared ends in, names of namespaces, workloads, pods, nodes and CIDRs out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,6 +42,27 @@ pub(super) struct Party {
     /// Addresses that are no pod's and no node's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cidrs: Vec<String>,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Family {
+    IPv4,
+    IPv6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::IPv4 => "IPv4",
+            Family::IPv6 => "IPv6",
+        })
+    }
+}
+
+/// Whether an end has an IPv4 address; none of one without an address.
+fn family(end: &End) -> Option<bool> {
+    end.after.address().map(|a| a.is_ipv4())
 }
 
 /// What an end is, as far as its name goes.
@@ -119,7 +141,7 @@ impl Words {
                         titles.entry(title(pod)).or_default().insert(list.len() - 1);
                         list.len() - 1
                     });
-                    list[at].ends.push(end.after.address().map(|a| a.is_ipv4()));
+                    list[at].ends.push(family(end));
                     match pod.host_network {
                         true => Who::HostNetwork(at),
                         false => Who::Pod(at),
@@ -154,14 +176,33 @@ impl Words {
         &self.ends
     }
 
-    /// Some of the ends, by number, as one side of connections with others. A pod is meant as a whole when all of its addresses are
-    /// that can talk with the others.
-    pub(super) fn party(&self, ends: &[usize], others: &[usize]) -> Party {
+    /// The one family that a block is about, where both sides have pods that could talk over the other one too.
+    pub(super) fn family(&self, from: &[usize], to: &[usize]) -> Option<Family> {
+        let mut families = from.iter().chain(to).map(|at| family(&self.ends[*at]));
+        let first = families.next().flatten()?;
+        let one = families.all(|other| other == Some(first));
+        let more = [from, to].iter().all(|ends| self.families(ends).len() > 1);
+        (one && more).then_some(if first { Family::IPv4 } else { Family::IPv6 })
+    }
+
+    /// The families that what these ends are named by has; a node or an address outside is named by what is meant of it.
+    fn families(&self, ends: &[usize]) -> BTreeSet<Option<bool>> {
+        let families = ends.iter().flat_map(|at| match &self.who[*at] {
+            Who::Pod(pod) => self.pods[*pod].ends.clone(),
+            Who::HostNetwork(pod) => self.host_network[*pod].ends.clone(),
+            Who::Node(_) | Who::Outside(_) => vec![family(&self.ends[*at])],
+        });
+        families.collect()
+    }
+
+    /// Some of the ends, by number, as one side of connections with others, over one family or any. A pod is meant as a whole when
+    /// all of its addresses are that can talk with what the others are named by.
+    pub(super) fn party(&self, ends: &[usize], others: &[usize], only: Option<Family>) -> Party {
         let mut party = Party::default();
-        let families = others
-            .iter()
-            .map(|at| self.ends[*at].after.address().map(|a| a.is_ipv4()));
-        let families: BTreeSet<Option<bool>> = families.collect();
+        let families = match only {
+            Some(only) => BTreeSet::from([Some(only == Family::IPv4)]),
+            None => self.families(others),
+        };
         let (mut pods, mut hosts) = (
             BTreeMap::<usize, Vec<usize>>::new(),
             BTreeMap::<usize, Vec<usize>>::new(),
