@@ -122,10 +122,89 @@ fn equal_clusters_do_not_differ_in_whatever_order_they_are_written() {
 fn a_change_without_effect_is_said_and_is_no_difference() {
     let said = stdout(&["diff", "shop", "diff/reordered.yaml", "--overlay"], 0);
     assert!(
-        said.starts_with("no connection differs; 1 object changed, 1 of them without effect\n"),
+        said.starts_with("no connection differs; 1 policy changed, without effect\n"),
         "{said}"
     );
     assert!(said.contains("~ shop/web  changed: ingress; no effect"), "{said}");
+}
+
+/// A policy of the pods of one app, as the only object.
+fn policy(name: &str, app: &str, rule: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {name}}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, ingress: [{rule}]}}\n"
+    )
+}
+
+fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: {name}, labels: {{app: {name}}}}}\n")
+}
+
+/// Manifests in files, to be compared.
+fn compared(files: [&str; 2], flags: &[&str]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["old.yaml", "new.yaml"].map(|name| folder.path().join(name).display().to_string());
+    for (path, text) in paths.iter().zip(files) {
+        std::fs::write(path, text).unwrap();
+    }
+    run(&[&["diff", &paths[0], &paths[1]], flags].concat())
+}
+
+#[test]
+fn a_policy_that_selects_no_pod_is_not_said_to_have_no_effect() {
+    let [old, new] = ["{from: [{podSelector: {}}]}", "{}"].map(|rule| policy("db", "db", rule));
+    let (code, said, notes) = compared([&old, &new], &[]);
+    assert_eq!(code, Some(0), "{notes}");
+    let head = "nothing was compared: neither side has a pod; 1 policy changed, not compared\n";
+    assert!(said.starts_with(head), "{said}");
+    assert!(
+        said.contains("~ shop/db  changed: ingress; selects no pod here: not compared"),
+        "{said}"
+    );
+    assert!(
+        notes.contains("warning: policy shop/db selects no pod here, so its change was not compared"),
+        "{notes}"
+    );
+    let (_, json, _) = compared([&old, &new], &["-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["objects"]["policies"][0]["effect"], Value::Null);
+    // Beside pods of others, too.
+    let [old, new] = [&old, &new].map(|policy| format!("{}---\n{policy}", pod("api")));
+    let (_, said, notes) = compared([&old, &new], &[]);
+    assert!(
+        said.starts_with("no connection differs; 1 policy changed, not compared\n"),
+        "{said}"
+    );
+    assert!(notes.contains("warning: policy shop/db selects"), "{notes}");
+}
+
+#[test]
+fn policies_of_new_pods_have_an_effect_and_those_of_pods_that_are_gone_are_not_compared() {
+    let both = pod("api");
+    let more = [
+        both.clone(),
+        pod("db"),
+        policy("db", "db", "{from: [{podSelector: {}}]}"),
+    ]
+    .join("---\n");
+    let (code, said, notes) = compared([&both, &more], &[]);
+    assert_eq!(code, Some(1), "{notes}");
+    assert!(
+        said.starts_with("no connection differs; 1 pod added; 1 policy changed\n"),
+        "{said}"
+    );
+    assert!(said.contains("+ shop/db  added  "), "{said}");
+    assert!(!notes.contains("selects no pod here"), "{notes}");
+    let (_, said, notes) = compared([&more, &both], &[]);
+    assert!(
+        said.contains("- shop/db  removed; selects no pod now: not compared"),
+        "{said}"
+    );
+    assert!(!notes.contains("selects no pod here"), "{notes}");
+    // A rule that admits nobody new is without effect to a new pod as to any other.
+    let idle = format!("{more}---\n{}", policy("db-too", "db", "{from: [{podSelector: {}}]}"));
+    let (_, said, _) = compared([&both, &idle], &[]);
+    assert!(said.contains("2 policies changed, all without effect\n"), "{said}");
 }
 
 #[test]

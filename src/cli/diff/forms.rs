@@ -119,10 +119,7 @@ impl Diff<'_> {
         for (_, changed) in self.objects.sections() {
             for object in changed {
                 let fields: Vec<String> = object.fields.iter().map(|field| field.words()).collect();
-                let effect = match object.effect {
-                    Some(false) => "no effect",
-                    _ => "",
-                };
+                let effect = object.effect_words().unwrap_or_default();
                 let what = match fields.is_empty() {
                     true => object.change.to_owned(),
                     false => format!("changed: {}", fields.join(", ")),

@@ -147,6 +147,23 @@ impl<'a> Diff<'a> {
             && replicas(&self.pods.added, 1)
     }
 
+    /// What is to be known beside the answer: what it says nothing about.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        let names: Vec<&str> = self.objects.without_pods().map(|policy| &*policy.name).collect();
+        let policies = match names.len() {
+            0 => None,
+            1 => Some(format!(
+                "policy {} selects no pod here, so its change was not compared",
+                names[0]
+            )),
+            more => Some(format!(
+                "{more} policies select no pod here, so their changes were not compared: {}",
+                names.join(", ")
+            )),
+        };
+        policies.into_iter().collect()
+    }
+
     fn entry(&self, block: &Block) -> Entry {
         let family = self.words.family(&block.from, &block.to);
         Entry {
