@@ -199,6 +199,9 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     doubt(&diff::news(&before.1.diagnostics(), &after.1.diagnostics()));
     let diff = Diff::new(&before, &after);
     diff.doubts().iter().for_each(|doubt| caution(doubt));
+    if !args.overlay && diff.has_nothing_in_common() {
+        note("NEW has none of OLD's pods: if it is only the change, to be put over OLD, give --overlay");
+    }
     print(&match args.output {
         DiffOutput::Text => diff.text(),
         DiffOutput::Json => diff.json()?,

@@ -208,6 +208,48 @@ fn policies_of_new_pods_have_an_effect_and_those_of_pods_that_are_gone_are_not_c
 }
 
 #[test]
+fn a_change_that_is_compared_as_if_it_were_a_cluster_gets_a_hint() {
+    let (code, said, notes) = run(&["diff", "shop", "diff/reordered.yaml"]);
+    assert_eq!(code, Some(1), "{notes}");
+    assert!(
+        said.starts_with("nothing was compared: no pod is on both sides; "),
+        "{said}"
+    );
+    assert!(
+        notes.contains("NEW has none of OLD's pods") && notes.contains("--overlay"),
+        "{notes}"
+    );
+    for args in [&["diff", "shop", "diff/reordered.yaml", "--overlay"][..], &BOTH] {
+        assert!(!run(args).2.contains("--overlay"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_change_that_says_nothing_is_no_silent_success() {
+    for (text, flags) in [
+        ("", &["--overlay"][..]),
+        ("# later\n", &["--overlay"]),
+        ("", &[]),
+        ("kind: ConfigMap\napiVersion: v1\nmetadata: {name: x}\n", &["--overlay"]),
+    ] {
+        let (_, _, notes) = compared([&pod("api"), text], flags);
+        assert!(
+            notes.contains("warning: NEW (") && notes.contains("holds nothing that policy depends on"),
+            "{text:?}: {notes}"
+        );
+    }
+    let (_, _, notes) = compared([&pod("api"), &pod("api")], &[]);
+    assert_eq!(notes, "");
+    // As it comes from a pipe.
+    let output = palisade(&["diff", "shop", "-", "--overlay"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("NEW (standard input) holds nothing"), "{notes}");
+}
+
+#[test]
 fn either_side_may_be_standard_input() {
     for (old, new, code) in [
         ("-", "diff/before.yaml", 0),

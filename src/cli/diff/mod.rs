@@ -147,6 +147,12 @@ impl<'a> Diff<'a> {
             && replicas(&self.pods.added, 1)
     }
 
+    /// Whether the cluster after has policies and none of the pods before, as a change has that was meant to be put over them.
+    pub(crate) fn has_nothing_in_common(&self) -> bool {
+        let policies = &self.after.1.cluster.policies;
+        self.pods.both.is_empty() && !self.pods.removed.is_empty() && !policies.is_empty()
+    }
+
     /// What is to be known beside the answer: what it says nothing about.
     pub(crate) fn doubts(&self) -> Vec<String> {
         let names: Vec<&str> = self.objects.without_pods().map(|policy| &*policy.name).collect();
