@@ -73,6 +73,24 @@ fn what_changed_over_one_family_only_is_said() {
 }
 
 #[test]
+fn two_addresses_of_one_pod_are_no_connection() {
+    let pod = format!(
+        "{}status: {{podIPs: [{{ip: 10.244.1.1}}, {{ip: 10.244.1.2}}]}}\n",
+        pod("db")
+    );
+    let [old, new] = ["10.244.1.1/32", "10.244.1.2/32"].map(|cidr| {
+        let rule = format!("{{from: [{{ipBlock: {{cidr: {cidr}}}}}]}}");
+        format!("{pod}---\n{}", policy("db", "db", &rule))
+    });
+    let (code, said, notes) = compared([&old, &new], &[]);
+    assert_eq!(code, Some(0), "{said}{notes}");
+    assert!(
+        said.starts_with("no connection differs; 1 policy changed, without effect\n"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_change_is_put_over_a_cluster() {
     let args = ["diff", "shop", "diff/change.yaml", "--overlay"];
     insta::assert_snapshot!("overlay", stdout(&args, 1));
