@@ -3,6 +3,7 @@
 
 mod forms;
 mod objects;
+mod patterns;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -3,19 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy_compiler::cluster::{Endpoint, Pod, PodName};
+use policy_compiler::cluster::{Endpoint, PodName};
 use policy_compiler::difference::End;
 use policy_compiler::labels::Name;
 use serde::Serialize;
 
+use super::patterns::{Known, Tree, by_namespace, few, items, spoken, with_exceptions};
 use crate::cli::describe::title;
 use crate::cli::ends::{Compiled, Region};
-
-/// How many exceptions a name may have before it is no name.
-const EXCEPTIONS: usize = 3;
 
 /// One side of connections that changed alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -73,21 +70,6 @@ enum Who {
     Outside(usize),
 }
 
-/// A pod that is compared.
-struct Known {
-    pod: Arc<Pod>,
-    /// The families of its ends; none of one without an address.
-    ends: Vec<Option<bool>>,
-}
-
-impl Known {
-    /// How many of its ends can talk with ends of these families.
-    fn ends_for(&self, families: &BTreeSet<Option<bool>>) -> usize {
-        let can = |end: &&Option<bool>| end.is_none() || families.contains(&None) || families.contains(*end);
-        self.ends.iter().filter(can).count()
-    }
-}
-
 /// Names ends of a comparison; all means all that both clusters have.
 pub(super) struct Words {
     ends: Vec<End>,
@@ -102,9 +84,6 @@ pub(super) struct Words {
     /// Of every region, whether it holds a pod's address.
     holds_pods: Vec<bool>,
 }
-
-/// Pods by namespace and title.
-type Tree = BTreeMap<Name, BTreeMap<String, BTreeSet<usize>>>;
 
 impl Words {
     /// `regions` are those that the addresses among the ends are examples of.
@@ -403,63 +382,5 @@ fn single(address: IpAddr) -> Region {
         cidr: IpNet::from(address),
         holes: Vec::new(),
         example: address,
-    }
-}
-
-fn by_namespace<'k>(list: &'k [Known], pods: &BTreeSet<usize>) -> BTreeMap<&'k Name, BTreeSet<usize>> {
-    let mut out: BTreeMap<&Name, BTreeSet<usize>> = BTreeMap::new();
-    for at in pods {
-        out.entry(&list[*at].pod.name.namespace).or_default().insert(*at);
-    }
-    out
-}
-
-/// Whether these exceptions make a better name than a list of what is meant.
-fn few(except: &[String], plain: &[String]) -> bool {
-    except.len() <= EXCEPTIONS && except.len() * 2 < plain.len()
-}
-
-fn with_exceptions(all: &str, except: &[String]) -> String {
-    match except {
-        [] => all.to_owned(),
-        except => {
-            let but: Vec<String> = except.iter().map(|name| spoken(name)).collect();
-            format!("{all} except {}", but.join(" and "))
-        }
-    }
-}
-
-/// Pods as patterns: `namespace/*` where all of several workloads of a namespace are meant, else workloads, else pods.
-fn items(tree: &Tree, list: &[Known], pods: &BTreeSet<usize>) -> Vec<String> {
-    let mut out = Vec::new();
-    for (namespace, here) in by_namespace(list, pods) {
-        let titles: BTreeSet<String> = here.iter().map(|at| title(&list[*at].pod)).collect();
-        let all = &tree[namespace];
-        let mut names = Vec::new();
-        let mut whole = titles.len() == all.len();
-        for title in titles {
-            let members = &all[&title];
-            match members.is_subset(&here) {
-                true => names.push(title),
-                false => {
-                    whole = false;
-                    let some = members.intersection(&here);
-                    names.extend(some.map(|at| list[*at].pod.name.to_string()));
-                }
-            }
-        }
-        match whole && all.len() > 1 {
-            true => out.push(format!("{namespace}/*")),
-            false => out.extend(names),
-        }
-    }
-    out
-}
-
-/// A pattern for people.
-fn spoken(pattern: &str) -> String {
-    match pattern.strip_suffix("/*") {
-        Some(namespace) => format!("every pod of namespace {namespace}"),
-        None => pattern.to_owned(),
     }
 }
