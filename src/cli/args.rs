@@ -187,7 +187,7 @@ pub(crate) struct TestArgs {
 
 const PRUNE: &str = "\
 With --overlay or --live, NEW stands for the cluster after `kubectl apply -f NEW`: objects of the same kind, namespace and name are \
-replaced, a workload's template goes onto the pods that it has, and everything else stays.
+replaced, a workload's template goes onto the pods that it has, a namespace keeps the labels that NEW does not speak of, and everything else stays.
 Exit codes: 0 no difference; 1 differences; 2 bad usage or input. Objects that changed without effect are no difference.";
 
 /// `palisade diff`

@@ -198,6 +198,10 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     warn(&diff::news(&before.0.warnings, &after.0.warnings));
     doubt(&diff::news(&before.1.diagnostics(), &after.1.diagnostics()));
     let diff = Diff::new(&before, &after);
+    diff.doubts().iter().for_each(|doubt| caution(doubt));
+    if !args.overlay && diff.has_nothing_in_common() {
+        note("NEW has none of OLD's pods: if it is only the change, to be put over OLD, give --overlay");
+    }
     print(&match args.output {
         DiffOutput::Text => diff.text(),
         DiffOutput::Json => diff.json()?,
@@ -444,11 +448,12 @@ fn doubt(diagnostics: &[Diagnostic]) {
 }
 
 fn warn(warnings: &[Problem]) {
-    let mut stderr = anstream::stderr();
-    for warning in warnings {
-        // A lost warning changes no answer.
-        let _ = writeln!(stderr, "{} {warning}", Style::Warn.paint("warning:"));
-    }
+    warnings.iter().for_each(|warning| caution(&warning.to_string()));
+}
+
+fn caution(text: &str) {
+    // A lost warning changes no answer.
+    let _ = writeln!(anstream::stderr(), "{} {text}", Style::Warn.paint("warning:"));
 }
 
 /// Says beside an answer how to get a better one.

@@ -2,13 +2,13 @@
 //!
 //! An object of the same kind, namespace and name is replaced. What an API server or a controller fills in is in no
 //! repository, so it is kept: addresses and nodes of pods, addresses of nodes, and the labels that a controller puts on
-//! its pods. A workload's template goes onto the pods that the workload has now: a roll-out will replace them by as
+//! its pods; a namespace keeps the labels that others set on it. A workload's template goes onto the pods that the workload has now: a roll-out will replace them by as
 //! many, and until it has, their addresses are the best guess. How many replicas there are is left to the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use policy_compiler::cluster::{Cluster, Node, Pod, PodName, Workload};
+use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName, Workload};
 use policy_compiler::labels::{Labels, Name};
 use policy_compiler::policy::PolicyName;
 
@@ -34,7 +34,10 @@ impl Loaded {
     pub fn overlay(&self, over: &Loaded, prune: bool) -> Loaded {
         let mut out = self.clone();
         let cluster = &mut out.cluster;
-        cluster.namespaces.extend(over.cluster.namespaces.clone());
+        for namespace in over.cluster.namespaces.values() {
+            let namespace = with_others(namespace, cluster.namespaces.get(&namespace.name));
+            cluster.namespaces.insert(namespace.name.clone(), Arc::new(namespace));
+        }
         cluster.services.extend(over.cluster.services.clone());
         for node in over.cluster.nodes.values() {
             let node = with_status(node, cluster.nodes.get(&node.name));
@@ -51,6 +54,18 @@ impl Loaded {
         out.sources.extend(over.sources.clone());
         out.empty.extend(over.empty.iter().cloned());
         out
+    }
+}
+
+/// A namespace with what others set on it: applying a manifest leaves the labels and the annotations alone that it does not speak of.
+fn with_others(namespace: &Namespace, known: Option<&Arc<Namespace>>) -> Namespace {
+    let Some(known) = known else { return namespace.clone() };
+    // Of two values of a key the later holds.
+    let labels = known.labels.iter().chain(namespace.labels.iter());
+    Namespace {
+        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        enforcement: namespace.enforcement.or(known.enforcement),
+        ..namespace.clone()
     }
 }
 
@@ -174,6 +189,8 @@ fn free_name(cluster: &Cluster, pod: &Pod) -> Pod {
 
 #[cfg(test)]
 mod tests {
+    use policy_compiler::policy::Enforcement;
+
     use super::*;
 
     const LIVE: &str = r#"
@@ -295,6 +312,28 @@ spec: {podSelector: {matchLabels: {app: api}}, policyTypes: [Egress]}
         let lone = pod(&merged.cluster, "lone");
         assert_eq!(lone.labels.to_string(), "app=other");
         assert_eq!((lone.addresses.len(), lone.node.as_deref()), (1, Some("worker-1")));
+    }
+
+    #[test]
+    fn a_namespace_keeps_what_a_manifest_does_not_speak_of() {
+        let live = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: red, stage: live}, annotations: {palisade.dev/mode: audit}}\n";
+        let over = |metadata: &str| {
+            let over = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {metadata}}}\n");
+            let merged = load(live).overlay(&load(&over), true);
+            let shop = &merged.cluster.namespaces["shop"];
+            (shop.labels.to_string(), shop.enforcement)
+        };
+        let name = "kubernetes.io/metadata.name=shop";
+        assert_eq!(
+            over("labels: {team: blue, tier: web}"),
+            (
+                format!("{name},stage=live,team=blue,tier=web"),
+                Some(Enforcement::Audit)
+            )
+        );
+        let (labels, enforcement) = over("annotations: {palisade.dev/mode: enforce}");
+        assert_eq!(labels, format!("{name},stage=live,team=red"));
+        assert_eq!(enforcement, Some(Enforcement::Enforce));
     }
 
     #[test]

@@ -37,6 +37,60 @@ fn pods_with_addresses_nodes_and_regions() {
 }
 
 #[test]
+fn what_changed_over_one_family_only_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string("tests/cli/diff/families.yaml").unwrap();
+    let only = |name: &str, block: &str| {
+        let path = folder.path().join(name);
+        assert!(text.contains(block));
+        std::fs::write(&path, text.replace(block, "")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let six = only("six.yaml", "{ipBlock: {cidr: 10.244.1.2/32}}, ");
+    let closed = answer(&["diff", "diff/families.yaml", &six], 1);
+    assert!(closed.contains("- shop/api → shop/web  all over IPv4\n"), "{closed}");
+    let four = only("four.yaml", ", {ipBlock: {cidr: \"fd00::2/128\"}}");
+    let opened = answer(&["diff", &four, "diff/families.yaml", "-o", "markdown"], 1);
+    assert!(
+        opened.contains("| **opened** | shop/api | shop/web | all over IPv6 |"),
+        "{opened}"
+    );
+    let other = answer(&["diff", &four, &six, "-o", "json"], 1);
+    let other: Value = serde_json::from_str(&other).unwrap();
+    assert_eq!(
+        (&other["opened"][0]["family"], &other["closed"][0]["family"]),
+        (&"IPv6".into(), &"IPv4".into())
+    );
+    // Both together are the pods, over any.
+    let none = only(
+        "none.yaml",
+        "{ipBlock: {cidr: 10.244.1.2/32}}, {ipBlock: {cidr: \"fd00::2/128\"}}",
+    );
+    let none_at_all = std::fs::read_to_string(&none).unwrap().replace("[{from: []}]", "[]");
+    std::fs::write(&none, none_at_all).unwrap();
+    let closed = answer(&["diff", "diff/families.yaml", &none], 1);
+    assert!(closed.contains("- shop/api → shop/web  all\n"), "{closed}");
+}
+
+#[test]
+fn two_addresses_of_one_pod_are_no_connection() {
+    let pod = format!(
+        "{}status: {{podIPs: [{{ip: 10.244.1.1}}, {{ip: 10.244.1.2}}]}}\n",
+        pod("db")
+    );
+    let [old, new] = ["10.244.1.1/32", "10.244.1.2/32"].map(|cidr| {
+        let rule = format!("{{from: [{{ipBlock: {{cidr: {cidr}}}}}]}}");
+        format!("{pod}---\n{}", policy("db", "db", &rule))
+    });
+    let (code, said, notes) = compared([&old, &new], &[]);
+    assert_eq!(code, Some(0), "{said}{notes}");
+    assert!(
+        said.starts_with("no connection differs; 1 policy changed, without effect\n"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_change_is_put_over_a_cluster() {
     let args = ["diff", "shop", "diff/change.yaml", "--overlay"];
     insta::assert_snapshot!("overlay", stdout(&args, 1));
@@ -86,10 +140,131 @@ fn equal_clusters_do_not_differ_in_whatever_order_they_are_written() {
 fn a_change_without_effect_is_said_and_is_no_difference() {
     let said = stdout(&["diff", "shop", "diff/reordered.yaml", "--overlay"], 0);
     assert!(
-        said.starts_with("no connection differs; 1 object changed, 1 of them without effect\n"),
+        said.starts_with("no connection differs; 1 policy changed, without effect\n"),
         "{said}"
     );
     assert!(said.contains("~ shop/web  changed: ingress; no effect"), "{said}");
+}
+
+/// A policy of the pods of one app, as the only object.
+fn policy(name: &str, app: &str, rule: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: shop, name: {name}}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {app}}}}}, ingress: [{rule}]}}\n"
+    )
+}
+
+fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: {name}, labels: {{app: {name}}}}}\n")
+}
+
+/// Manifests in files, to be compared.
+fn compared(files: [&str; 2], flags: &[&str]) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["old.yaml", "new.yaml"].map(|name| folder.path().join(name).display().to_string());
+    for (path, text) in paths.iter().zip(files) {
+        std::fs::write(path, text).unwrap();
+    }
+    run(&[&["diff", &paths[0], &paths[1]], flags].concat())
+}
+
+#[test]
+fn a_policy_that_selects_no_pod_is_not_said_to_have_no_effect() {
+    let [old, new] = ["{from: [{podSelector: {}}]}", "{}"].map(|rule| policy("db", "db", rule));
+    let (code, said, notes) = compared([&old, &new], &[]);
+    assert_eq!(code, Some(0), "{notes}");
+    let head = "nothing was compared: neither side has a pod; 1 policy changed, not compared\n";
+    assert!(said.starts_with(head), "{said}");
+    assert!(
+        said.contains("~ shop/db  changed: ingress; selects no pod here: not compared"),
+        "{said}"
+    );
+    assert!(
+        notes.contains("warning: policy shop/db selects no pod here, so its change was not compared"),
+        "{notes}"
+    );
+    let (_, json, _) = compared([&old, &new], &["-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["objects"]["policies"][0]["effect"], Value::Null);
+    // Beside pods of others, too.
+    let [old, new] = [&old, &new].map(|policy| format!("{}---\n{policy}", pod("api")));
+    let (_, said, notes) = compared([&old, &new], &[]);
+    assert!(
+        said.starts_with("no connection differs; 1 policy changed, not compared\n"),
+        "{said}"
+    );
+    assert!(notes.contains("warning: policy shop/db selects"), "{notes}");
+}
+
+#[test]
+fn policies_of_new_pods_have_an_effect_and_those_of_pods_that_are_gone_are_not_compared() {
+    let both = pod("api");
+    let more = [
+        both.clone(),
+        pod("db"),
+        policy("db", "db", "{from: [{podSelector: {}}]}"),
+    ]
+    .join("---\n");
+    let (code, said, notes) = compared([&both, &more], &[]);
+    assert_eq!(code, Some(1), "{notes}");
+    assert!(
+        said.starts_with("no connection differs; 1 pod added; 1 policy changed\n"),
+        "{said}"
+    );
+    assert!(said.contains("+ shop/db  added  "), "{said}");
+    assert!(!notes.contains("selects no pod here"), "{notes}");
+    let (_, said, notes) = compared([&more, &both], &[]);
+    assert!(
+        said.contains("- shop/db  removed; selects no pod now: not compared"),
+        "{said}"
+    );
+    assert!(!notes.contains("selects no pod here"), "{notes}");
+    // A rule that admits nobody new is without effect to a new pod as to any other.
+    let idle = format!("{more}---\n{}", policy("db-too", "db", "{from: [{podSelector: {}}]}"));
+    let (_, said, _) = compared([&both, &idle], &[]);
+    assert!(said.contains("2 policies changed, all without effect\n"), "{said}");
+}
+
+#[test]
+fn a_change_that_is_compared_as_if_it_were_a_cluster_gets_a_hint() {
+    let (code, said, notes) = run(&["diff", "shop", "diff/reordered.yaml"]);
+    assert_eq!(code, Some(1), "{notes}");
+    assert!(
+        said.starts_with("nothing was compared: no pod is on both sides; "),
+        "{said}"
+    );
+    assert!(
+        notes.contains("NEW has none of OLD's pods") && notes.contains("--overlay"),
+        "{notes}"
+    );
+    for args in [&["diff", "shop", "diff/reordered.yaml", "--overlay"][..], &BOTH] {
+        assert!(!run(args).2.contains("--overlay"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_change_that_says_nothing_is_no_silent_success() {
+    for (text, flags) in [
+        ("", &["--overlay"][..]),
+        ("# later\n", &["--overlay"]),
+        ("", &[]),
+        ("kind: ConfigMap\napiVersion: v1\nmetadata: {name: x}\n", &["--overlay"]),
+    ] {
+        let (_, _, notes) = compared([&pod("api"), text], flags);
+        assert!(
+            notes.contains("warning: NEW (") && notes.contains("holds nothing that policy depends on"),
+            "{text:?}: {notes}"
+        );
+    }
+    let (_, _, notes) = compared([&pod("api"), &pod("api")], &[]);
+    assert_eq!(notes, "");
+    // As it comes from a pipe.
+    let output = palisade(&["diff", "shop", "-", "--overlay"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("NEW (standard input) holds nothing"), "{notes}");
 }
 
 #[test]

@@ -268,8 +268,10 @@ impl Comparison<'_> {
                 );
                 let (leaving, entering) = (&egress.list[cells.0 as usize], &ingress.list[cells.1 as usize]);
                 let possible = || from.seen.iter().zip(&to.seen).all(|(f, t)| f.common_family(t));
-                // Most pairs of buckets hold pairs to judge; these may hold none.
-                let doubtful = at_from == at_to || from.seen.iter().zip(&to.seen).any(|(f, t)| f.pod != t.pod);
+                // Most pairs of buckets hold pairs to judge; these may hold none, as two addresses of one pod do.
+                let doubtful = at_from == at_to
+                    || from.one_pod && to.one_pod
+                    || from.seen.iter().zip(&to.seen).any(|(f, t)| f.pod != t.pod);
                 if (leaving.differs() || entering.differs())
                     && possible()
                     && (!doubtful || self.first(&from.ends, &to.ends, false).is_some())

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Comparison, End};
-use crate::cluster::{Cluster, Namespace};
+use crate::cluster::{Cluster, Endpoint, Namespace};
 use crate::compile::{Compiler, Event, Subjects};
+use crate::diagnostics;
 use crate::labels::Labels;
 use crate::policy::{Enforcement, Policy, PolicyName};
 use crate::table::Table;
@@ -54,6 +55,22 @@ pub type PolicyChange = Object<Policy>;
 
 /// A namespace that differs.
 pub type NamespaceChange = Object<Namespace>;
+
+impl PolicyChange {
+    /// Whether it selects a live pod in a cluster, as it was or as it is.
+    pub fn selects_any(&self, table: &Table) -> bool {
+        let mut versions = self.before.iter().chain(&self.after);
+        versions.any(|policy| !diagnostics::subjects(table, policy).is_empty())
+    }
+}
+
+impl NamespaceChange {
+    /// Whether a live pod of a cluster is in it.
+    pub fn holds_any(&self, table: &Table) -> bool {
+        let either = self.after.as_ref().or(self.before.as_ref());
+        either.is_some_and(|namespace| table.pods().any(|(_, pod)| pod.name.namespace == namespace.name))
+    }
+}
 
 /// The policies that differ, sorted by name, cluster-wide ones first. A policy of another tier or priority is the same policy.
 pub fn policies(before: &Cluster, after: &Cluster) -> Vec<PolicyChange> {
@@ -142,19 +159,18 @@ impl From<&NamespaceChange> for Revert {
 
 impl Revert {
     /// Of each change, whether it makes any difference beside the others: whether a connection, audit or isolation would be another in the
-    /// cluster after without it. `table` is that cluster's, and `ends` are compared as they are after.
+    /// cluster after without it. `table` is that cluster's. All of its pods are compared, new ones too, and the addresses among `ends`.
     pub fn effects(reverts: &[Revert], after: &Cluster, table: &Table, ends: &[End]) -> Vec<bool> {
         if reverts.is_empty() {
             return Vec::new();
         }
-        let ends: BTreeSet<End> = ends
-            .iter()
-            .map(|end| End {
-                before: end.after.clone(),
-                after: end.after.clone(),
-            })
-            .collect();
-        let ends: Vec<End> = ends.into_iter().collect();
+        let of_pods = table.pods().flat_map(|(_, pod)| table.addresses().endpoints(pod));
+        let ends: BTreeSet<Endpoint> = ends.iter().map(|end| end.after.clone()).chain(of_pods).collect();
+        let same = |end: Endpoint| End {
+            before: end.clone(),
+            after: end,
+        };
+        let ends: Vec<End> = ends.into_iter().map(same).collect();
         let mut compiler = Compiler::new(after, Subjects::All);
         let effects = reverts.iter().map(|revert| {
             revert

@@ -6,7 +6,7 @@ use policy_compiler::difference::Block;
 use serde::Serialize;
 
 use super::objects::Objects;
-use super::text::{lone_words, names, own_node, ports};
+use super::text::{about, lone_words, names};
 use super::{Diff, Entry, Isolated, Lone};
 use crate::cli::describe::join;
 use crate::cli::output::{self, API_VERSION, count};
@@ -75,12 +75,7 @@ impl Diff<'_> {
             out.push_str("\n| | from | to | ports |\n| --- | --- | --- | --- |\n");
             for (word, entry) in &entries {
                 let [from, to] = [&entry.from, &entry.to].map(|party| escape(&join(&party.words)));
-                let _ = writeln!(
-                    out,
-                    "| **{word}** | {from} | {to} | {}{} |",
-                    ports(&entry.ports),
-                    own_node(entry)
-                );
+                let _ = writeln!(out, "| **{word}** | {from} | {to} | {} |", about(entry));
             }
             more(&mut out, all.count());
             out.push_str("\n<details><summary>Why, by an example of each</summary>\n\n");
@@ -124,10 +119,7 @@ impl Diff<'_> {
         for (_, changed) in self.objects.sections() {
             for object in changed {
                 let fields: Vec<String> = object.fields.iter().map(|field| field.words()).collect();
-                let effect = match object.effect {
-                    Some(false) => "no effect",
-                    _ => "",
-                };
+                let effect = object.effect_words().unwrap_or_default();
                 let what = match fields.is_empty() {
                     true => object.change.to_owned(),
                     false => format!("changed: {}", fields.join(", ")),

@@ -3,6 +3,7 @@
 
 mod forms;
 mod objects;
+mod patterns;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -19,7 +20,7 @@ use policy_compiler::ports::PortSet;
 use serde::Serialize;
 
 use self::objects::Objects;
-use self::words::{Party, Words};
+use self::words::{Family, Party, Words};
 use super::describe::title;
 use super::ends::{Compiled, End as SomeEnd};
 use super::outcomes::usual;
@@ -52,6 +53,9 @@ pub(crate) struct Diff<'a> {
 struct Entry {
     from: Party,
     to: Party,
+    /// The only family that it is about, where the ends have both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<Family>,
     ports: PortSet,
     /// Whether it is about pods and nodes of which only one cluster has the one on the other.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -144,10 +148,35 @@ impl<'a> Diff<'a> {
             && replicas(&self.pods.added, 1)
     }
 
+    /// Whether the cluster after has policies and none of the pods before, as a change has that was meant to be put over them.
+    pub(crate) fn has_nothing_in_common(&self) -> bool {
+        let policies = &self.after.1.cluster.policies;
+        self.pods.both.is_empty() && !self.pods.removed.is_empty() && !policies.is_empty()
+    }
+
+    /// What is to be known beside the answer: what it says nothing about.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        let names: Vec<&str> = self.objects.without_pods().map(|policy| &*policy.name).collect();
+        let policies = match names.len() {
+            0 => None,
+            1 => Some(format!(
+                "policy {} selects no pod here, so its change was not compared",
+                names[0]
+            )),
+            more => Some(format!(
+                "{more} policies select no pod here, so their changes were not compared: {}",
+                names.join(", ")
+            )),
+        };
+        policies.into_iter().collect()
+    }
+
     fn entry(&self, block: &Block) -> Entry {
+        let family = self.words.family(&block.from, &block.to);
         Entry {
-            from: self.words.party(&block.from, &block.to),
-            to: self.words.party(&block.to, &block.from),
+            from: self.words.party(&block.from, &block.to, family),
+            to: self.words.party(&block.to, &block.from, family),
+            family,
             ports: block.ports.clone(),
             own_node: block.own_node,
             example: self.example(block),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use policy_compiler::difference::{self, Aspect, Change, End, Object, Pods, PolicyChange, Revert};
 use policy_compiler::labels::{Labels, Name};
 use policy_compiler::policy::{Enforcement, Tier};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Version;
 use crate::cli::describe::title;
@@ -36,10 +36,44 @@ pub(super) struct Changed {
     pub(super) change: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) fields: Vec<Field>,
-    /// Whether the answers would be others without the change; null when that was not looked at.
-    pub(super) effect: Option<bool>,
+    /// Whether the answers would be others without the change.
+    pub(super) effect: Effect,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<String>,
+}
+
+/// Whether the answers would be others without a change; for programs, null when that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Known(bool),
+    /// There is no pod that it could be known of.
+    NoPod {
+        /// Whether there was one before.
+        gone: bool,
+    },
+    /// Not looked at.
+    Unknown,
+}
+
+impl Serialize for Effect {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Effect::Known(known) => serializer.serialize_some(known),
+            Effect::NoPod { .. } | Effect::Unknown => serializer.serialize_none(),
+        }
+    }
+}
+
+impl Effect {
+    /// What was found, of a change about pods that the clusters (before, after) have or not.
+    fn new(found: Option<bool>, pods: [bool; 2]) -> Self {
+        match (found, pods) {
+            (Some(true), _) => Effect::Known(true),
+            (_, [before, false]) => Effect::NoPod { gone: before },
+            (Some(found), _) => Effect::Known(found),
+            (None, _) => Effect::Unknown,
+        }
+    }
 }
 
 /// Something in which an object differs.
@@ -73,6 +107,18 @@ impl Field {
 }
 
 impl Changed {
+    /// What is to be said of its effect: nothing of the usual.
+    pub(super) fn effect_words(&self) -> Option<&'static str> {
+        match (self.effect, self.kind) {
+            (Effect::Known(true) | Effect::Unknown, _) => None,
+            (Effect::Known(false), _) => Some("no effect"),
+            (Effect::NoPod { gone: true }, "Namespace") => Some("has no pod now: not compared"),
+            (Effect::NoPod { gone: false }, "Namespace") => Some("has no pod here: not compared"),
+            (Effect::NoPod { gone: true }, _) => Some("selects no pod now: not compared"),
+            (Effect::NoPod { gone: false }, _) => Some("selects no pod here: not compared"),
+        }
+    }
+
     /// The sign of the change in a list.
     pub(super) fn sign(&self) -> char {
         match self.change {
@@ -133,11 +179,18 @@ impl Objects {
         Objects {
             policies: policies
                 .iter()
-                .map(|object| policy(object, [before, after], effect()))
+                .map(|object| {
+                    let pods = [old, new].map(|version| object.selects_any(&version.table));
+                    policy(object, [before, after], Effect::new(effect(), pods))
+                })
                 .collect(),
             namespaces: namespaces
                 .iter()
-                .filter_map(|object| named("Namespace", object, |n| n.name.to_string(), effect()))
+                .filter_map(|object| {
+                    let pods = [old, new].map(|version| object.holds_any(&version.table));
+                    let effect = Effect::new(effect(), pods);
+                    named("Namespace", object, |n| n.name.to_string(), effect)
+                })
                 .collect(),
             nodes: nodes(before, after),
             pods: pods_changed(pods),
@@ -147,6 +200,35 @@ impl Objects {
                 .filter(|(a, b)| a.addresses != b.addresses || a.node != b.node)
                 .count(),
         }
+    }
+
+    /// How many policies and namespaces changed, and how many of them to no effect that is known.
+    pub(super) fn summary(&self) -> Option<String> {
+        let numbers = [(self.policies.len(), "policy"), (self.namespaces.len(), "namespace")];
+        let all = self.policies.len() + self.namespaces.len();
+        let named = numbers.iter().filter(|(number, _)| *number > 0);
+        let named: Vec<String> = named.map(|(number, noun)| count(*number, noun)).collect();
+        let number = |of: fn(Effect) -> bool| {
+            let changed = self.policies.iter().chain(&self.namespaces);
+            changed.filter(|object| of(object.effect)).count()
+        };
+        let said = [
+            (number(|effect| effect == Effect::Known(false)), "without effect"),
+            (number(|effect| matches!(effect, Effect::NoPod { .. })), "not compared"),
+        ];
+        let said = said.into_iter().filter(|(number, _)| *number > 0);
+        let said = said.map(|(number, what)| match (number, all) {
+            (1, 1) => format!(", {what}"),
+            (number, all) if number == all => format!(", all {what}"),
+            (number, _) => format!(", {number} of them {what}"),
+        });
+        (all > 0).then(|| format!("{} changed{}", named.join(", "), said.collect::<String>()))
+    }
+
+    /// Policies that changed and have no pod here to be compared by, nor had.
+    pub(super) fn without_pods(&self) -> impl Iterator<Item = &Changed> {
+        let policies = self.policies.iter();
+        policies.filter(|policy| policy.effect == Effect::NoPod { gone: false })
     }
 
     /// All of them, by section.
@@ -160,7 +242,7 @@ impl Objects {
     }
 }
 
-fn policy(object: &PolicyChange, [before, after]: [&Version; 2], effect: Option<bool>) -> Changed {
+fn policy(object: &PolicyChange, [before, after]: [&Version; 2], effect: Effect) -> Changed {
     let (change, fields) = fields(&object.change);
     let (policy, version) = match (&object.before, &object.after) {
         (_, Some(policy)) => (Some(policy), after),
@@ -180,12 +262,7 @@ fn policy(object: &PolicyChange, [before, after]: [&Version; 2], effect: Option<
     }
 }
 
-fn named<T>(
-    kind: &'static str,
-    object: &Object<T>,
-    name: impl Fn(&T) -> String,
-    effect: Option<bool>,
-) -> Option<Changed> {
+fn named<T>(kind: &'static str, object: &Object<T>, name: impl Fn(&T) -> String, effect: Effect) -> Option<Changed> {
     let (change, fields) = fields(&object.change);
     let either = object.after.as_ref().or(object.before.as_ref())?;
     Some(Changed {
@@ -225,7 +302,7 @@ fn nodes(before: &Version, after: &Version) -> Vec<Changed> {
             name: name.to_string(),
             change,
             fields,
-            effect: None,
+            effect: Effect::Unknown,
             source: None,
         })
     });
@@ -263,7 +340,7 @@ fn pods_changed(pods: &Pods) -> Vec<Changed> {
         },
         change: "changed",
         fields,
-        effect: None,
+        effect: Effect::Unknown,
         source: None,
     });
     changed.collect()

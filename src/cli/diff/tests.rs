@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy_compiler::cluster::{Cluster, Workload};
+use policy_compiler::cluster::{Cluster, Exemption, Workload};
 use policy_compiler::testing::{self, Tiers};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -105,6 +105,7 @@ fn check(before: Cluster, after: Cluster) -> Result<(), TestCaseError> {
             prop_assert!(entry["example"].is_object());
         }
     }
+    check_pairs(&diff, lists, &nodes)?;
     // The forms for people say something of every list that is not empty.
     let (text, markdown) = (diff.text(), diff.markdown());
     for (list, heading) in [
@@ -116,6 +117,103 @@ fn check(before: Cluster, after: Cluster) -> Result<(), TestCaseError> {
         prop_assert_eq!(markdown.contains(&word), !list.is_empty());
     }
     Ok(())
+}
+
+/// Whether every pair of ends that the parties of an entry mean, over its family, changed as the two evaluators say, and no other.
+fn check_pairs(
+    diff: &Diff<'_>,
+    lists: [(&Vec<Block>, &Value); 4],
+    nodes: &BTreeMap<IpAddr, String>,
+) -> Result<(), TestCaseError> {
+    let ends = diff.words.ends();
+    let meant = |party: &Value| -> Vec<bool> { ends.iter().map(|end| means(party, end, nodes)).collect() };
+    let lists = lists.map(|(blocks, entries)| {
+        let entries = blocks.iter().zip(entries.as_array().expect("a list"));
+        let entries =
+            entries.map(|(b, entry)| (b, meant(&entry["from"]), meant(&entry["to"]), entry["family"].as_str()));
+        entries.collect::<Vec<_>>()
+    });
+    let family = |end: &End| end.after.address().map(|a| if a.is_ipv4() { "IPv4" } else { "IPv6" });
+    for (at_from, from) in ends.iter().enumerate() {
+        for (at_to, to) in ends.iter().enumerate() {
+            for traffic in testing::traffics() {
+                let [was, is] = [
+                    diff.evaluators[0].decide(&from.before, &to.before, traffic),
+                    diff.evaluators[1].decide(&from.after, &to.after, traffic),
+                ];
+                if was.no_common_family || is.no_common_family || was.exemption == Some(Exemption::Itself) {
+                    break;
+                }
+                let own_node = was.exemption != is.exemption;
+                if !own_node && was.exemption.is_some() {
+                    break;
+                }
+                let told = [&was, &is].map(|d| d.allowed && !d.would_be_allowed());
+                let expected = [
+                    is.allowed && !was.allowed,
+                    was.allowed && !is.allowed,
+                    told[1] && !told[0],
+                    told[0] && !told[1],
+                ];
+                for (entries, expected) in lists.iter().zip(expected) {
+                    let speaks = entries.iter().filter(|(block, from_means, to_means, only)| {
+                        let over = only.is_none_or(|only| [from, to].iter().all(|end| family(end) == Some(only)));
+                        over && block.own_node == own_node
+                            && block.ports.contains(traffic)
+                            && from_means[at_from]
+                            && to_means[at_to]
+                    });
+                    prop_assert_eq!(
+                        speaks.count(),
+                        usize::from(expected),
+                        "{} -> {} on {}",
+                        &from.after,
+                        &to.after,
+                        traffic
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Three pods, and policies of the first and the second that admit some of their addresses.
+fn families(pods: [u8; 3], ingress: u8, egress: u8) -> Cluster {
+    let address = |number: usize, v4: bool| {
+        if v4 {
+            format!("10.0.0.{number}")
+        } else {
+            format!("fd00::{number}")
+        }
+    };
+    let mut text = String::new();
+    for (number, has) in pods.into_iter().enumerate() {
+        let own = [true, false].into_iter().filter(|v4| has & (1 << u8::from(*v4)) != 0);
+        let own: Vec<String> = own.map(|v4| format!("{{ip: \"{}\"}}", address(number, v4))).collect();
+        text += &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: x, name: p{number}, labels: {{app: p{number}}}}}\nstatus: {{podIPs: [{}]}}\n---\n",
+            own.join(", ")
+        );
+    }
+    for (name, direction, peer, mask) in [("p0", "ingress", "from", ingress), ("p1", "egress", "to", egress)] {
+        let some = (0..6).filter(|bit| mask & (1 << bit) != 0);
+        let some = some.map(|bit| (address(bit / 2, bit % 2 == 0), if bit % 2 == 0 { 32 } else { 128 }));
+        let blocks: Vec<String> = some
+            .map(|(a, length)| format!("{{ipBlock: {{cidr: \"{a}/{length}\"}}}}"))
+            .collect();
+        // Without any peer, a rule would admit all.
+        let rules = if blocks.is_empty() {
+            String::new()
+        } else {
+            format!("{{{peer}: [{}]}}", blocks.join(", "))
+        };
+        text += &format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: x, name: {name}}}\nspec: {{podSelector: {{matchLabels: {{app: {name}}}}}, policyTypes: [{}], {direction}: [{rules}]}}\n---\n",
+            if name == "p0" { "Ingress" } else { "Egress" }
+        );
+    }
+    crate::manifests::parse("test", &text).expect("sound manifests").cluster
 }
 
 proptest! {
@@ -131,6 +229,12 @@ proptest! {
         let mut after = before.clone();
         events.into_iter().for_each(|event| event.apply_to(&mut after));
         check(before, after)?;
+    }
+
+    /// Policies that tell the families of a pod apart.
+    #[test]
+    fn names_mean_the_families_that_changed(pods in prop::array::uniform3(1u8..4), before in (0u8..64, 0u8..64), after in (0u8..64, 0u8..64)) {
+        check(families(pods, before.0, before.1), families(pods, after.0, after.1))?;
     }
 }
 

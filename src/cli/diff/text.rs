@@ -16,7 +16,11 @@ const SHOWN: usize = 20;
 impl Diff<'_> {
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let style = if self.is_empty() { Style::Good } else { Style::Bold };
+        let style = match (self.is_empty(), self.pods.both.is_empty()) {
+            (false, _) => Style::Bold,
+            (true, false) => Style::Good,
+            (true, true) => Style::Warn,
+        };
         let mut out = format!("{}\n", style.paint(&self.summary()));
         let found = &self.differences;
         self.connections(&mut out, "Opened", "passes now", '+', &found.opened);
@@ -42,10 +46,10 @@ impl Diff<'_> {
                     true => object.change.to_owned(),
                     false => format!("changed: {}", fields.join(", ")),
                 };
-                let effect = match object.effect {
-                    Some(false) => Style::Warn.paint("; no effect"),
-                    _ => String::new(),
-                };
+                let effect = object
+                    .effect_words()
+                    .map(|words| Style::Warn.paint(&format!("; {words}")));
+                let effect = effect.unwrap_or_default();
                 let source = object.source.as_ref().map(|s| format!("  {}", Style::Dim.paint(s)));
                 let sign = sign(object.sign());
                 format!(
@@ -77,22 +81,21 @@ impl Diff<'_> {
         .map(|(number, what)| format!("{number} {what}"))
         .collect();
         if parts.is_empty() {
-            parts.push("no connection differs".to_owned());
+            let pods = [&self.before, &self.after]
+                .iter()
+                .any(|version| version.1.table.pod_count() > 0);
+            parts.push(String::from(match (self.pods.both.is_empty(), pods) {
+                (false, _) => "no connection differs",
+                (true, true) => "nothing was compared: no pod is on both sides",
+                (true, false) => "nothing was compared: neither side has a pod",
+            }));
         }
         for (pods, what) in [(&self.pods.added, "added"), (&self.pods.removed, "removed")] {
             if !pods.is_empty() {
                 parts.push(format!("{} {what}", count(pods.len(), "pod")));
             }
         }
-        let changed: Vec<_> = self.objects.policies.iter().chain(&self.objects.namespaces).collect();
-        if !changed.is_empty() {
-            let idle = changed.iter().filter(|object| object.effect == Some(false)).count();
-            let idle = match idle {
-                0 => String::new(),
-                idle => format!(", {idle} of them without effect"),
-            };
-            parts.push(format!("{} changed{idle}", count(changed.len(), "object")));
-        }
+        parts.extend(self.objects.summary());
         parts.join("; ")
     }
 
@@ -103,14 +106,9 @@ impl Diff<'_> {
         heading(out, title, meaning);
         bounded(out, blocks, |block| {
             let entry = self.entry(block);
-            let own_node = own_node(&entry);
+            let about = about(&entry);
             let line = format!("{} → {}", join(&entry.from.words), join(&entry.to.words));
-            let mut text = format!(
-                "  {} {}  {}{own_node}\n",
-                sign(mark),
-                Style::Bold.paint(&line),
-                ports(&entry.ports)
-            );
+            let mut text = format!("  {} {}  {about}\n", sign(mark), Style::Bold.paint(&line));
             if let Some(example) = &entry.example {
                 let pair = format!("{} → {} on {}", example.from, example.to, example.port);
                 let _ = writeln!(text, "      {}", Style::Dim.paint(&format!("for example {pair}")));
@@ -142,7 +140,7 @@ impl Diff<'_> {
 }
 
 /// Ports, by those that are missing where that is shorter.
-pub(super) fn ports(ports: &PortSet) -> String {
+fn ports(ports: &PortSet) -> String {
     let (plain, except) = (ports.to_string(), format!("all except {}", ports.complement()));
     match ports.is_all() || plain.len() <= except.len() {
         true => plain,
@@ -150,9 +148,11 @@ pub(super) fn ports(ports: &PortSet) -> String {
     }
 }
 
-/// What an entry about pods and their own nodes is marked by.
-pub(super) fn own_node(entry: &Entry) -> &'static str {
-    if entry.own_node { " (with its own node)" } else { "" }
+/// What an entry is about: ports, the family where it is one of two, and whether only pods and their own nodes are meant.
+pub(super) fn about(entry: &Entry) -> String {
+    let over = entry.family.map(|family| format!(" over {family}")).unwrap_or_default();
+    let own_node = if entry.own_node { " (with its own node)" } else { "" };
+    format!("{}{over}{own_node}", ports(&entry.ports))
 }
 
 pub(super) fn names(policies: &[PolicyName]) -> String {

@@ -1,20 +1,18 @@
 //! Ends that changed alike, in few words: numbers of compared ends in, names of namespaces, workloads, pods, nodes and CIDRs out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy_compiler::cluster::{Endpoint, Pod, PodName};
+use policy_compiler::cluster::{Endpoint, PodName};
 use policy_compiler::difference::End;
 use policy_compiler::labels::Name;
 use serde::Serialize;
 
+use super::patterns::{Known, Tree, by_namespace, few, items, spoken, with_exceptions};
 use crate::cli::describe::title;
 use crate::cli::ends::{Compiled, Region};
-
-/// How many exceptions a name may have before it is no name.
-const EXCEPTIONS: usize = 3;
 
 /// One side of connections that changed alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,27 +41,33 @@ pub(super) struct Party {
     cidrs: Vec<String>,
 }
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Family {
+    IPv4,
+    IPv6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::IPv4 => "IPv4",
+            Family::IPv6 => "IPv6",
+        })
+    }
+}
+
+/// Whether an end has an IPv4 address; none of one without an address.
+fn family(end: &End) -> Option<bool> {
+    end.after.address().map(|a| a.is_ipv4())
+}
+
 /// What an end is, as far as its name goes.
 enum Who {
     Pod(usize),
     HostNetwork(usize),
     Node(Name),
     Outside(usize),
-}
-
-/// A pod that is compared.
-struct Known {
-    pod: Arc<Pod>,
-    /// The families of its ends; none of one without an address.
-    ends: Vec<Option<bool>>,
-}
-
-impl Known {
-    /// How many of its ends can talk with ends of these families.
-    fn ends_for(&self, families: &BTreeSet<Option<bool>>) -> usize {
-        let can = |end: &&Option<bool>| end.is_none() || families.contains(&None) || families.contains(*end);
-        self.ends.iter().filter(can).count()
-    }
 }
 
 /// Names ends of a comparison; all means all that both clusters have.
@@ -80,9 +84,6 @@ pub(super) struct Words {
     /// Of every region, whether it holds a pod's address.
     holds_pods: Vec<bool>,
 }
-
-/// Pods by namespace and title.
-type Tree = BTreeMap<Name, BTreeMap<String, BTreeSet<usize>>>;
 
 impl Words {
     /// `regions` are those that the addresses among the ends are examples of.
@@ -119,7 +120,7 @@ impl Words {
                         titles.entry(title(pod)).or_default().insert(list.len() - 1);
                         list.len() - 1
                     });
-                    list[at].ends.push(end.after.address().map(|a| a.is_ipv4()));
+                    list[at].ends.push(family(end));
                     match pod.host_network {
                         true => Who::HostNetwork(at),
                         false => Who::Pod(at),
@@ -154,14 +155,33 @@ impl Words {
         &self.ends
     }
 
-    /// Some of the ends, by number, as one side of connections with others. A pod is meant as a whole when all of its addresses are
-    /// that can talk with the others.
-    pub(super) fn party(&self, ends: &[usize], others: &[usize]) -> Party {
+    /// The one family that a block is about, where both sides have pods that could talk over the other one too.
+    pub(super) fn family(&self, from: &[usize], to: &[usize]) -> Option<Family> {
+        let mut families = from.iter().chain(to).map(|at| family(&self.ends[*at]));
+        let first = families.next().flatten()?;
+        let one = families.all(|other| other == Some(first));
+        let more = [from, to].iter().all(|ends| self.families(ends).len() > 1);
+        (one && more).then_some(if first { Family::IPv4 } else { Family::IPv6 })
+    }
+
+    /// The families that what these ends are named by has; a node or an address outside is named by what is meant of it.
+    fn families(&self, ends: &[usize]) -> BTreeSet<Option<bool>> {
+        let families = ends.iter().flat_map(|at| match &self.who[*at] {
+            Who::Pod(pod) => self.pods[*pod].ends.clone(),
+            Who::HostNetwork(pod) => self.host_network[*pod].ends.clone(),
+            Who::Node(_) | Who::Outside(_) => vec![family(&self.ends[*at])],
+        });
+        families.collect()
+    }
+
+    /// Some of the ends, by number, as one side of connections with others, over one family or any. A pod is meant as a whole when
+    /// all of its addresses are that can talk with what the others are named by.
+    pub(super) fn party(&self, ends: &[usize], others: &[usize], only: Option<Family>) -> Party {
         let mut party = Party::default();
-        let families = others
-            .iter()
-            .map(|at| self.ends[*at].after.address().map(|a| a.is_ipv4()));
-        let families: BTreeSet<Option<bool>> = families.collect();
+        let families = match only {
+            Some(only) => BTreeSet::from([Some(only == Family::IPv4)]),
+            None => self.families(others),
+        };
         let (mut pods, mut hosts) = (
             BTreeMap::<usize, Vec<usize>>::new(),
             BTreeMap::<usize, Vec<usize>>::new(),
@@ -362,63 +382,5 @@ fn single(address: IpAddr) -> Region {
         cidr: IpNet::from(address),
         holes: Vec::new(),
         example: address,
-    }
-}
-
-fn by_namespace<'k>(list: &'k [Known], pods: &BTreeSet<usize>) -> BTreeMap<&'k Name, BTreeSet<usize>> {
-    let mut out: BTreeMap<&Name, BTreeSet<usize>> = BTreeMap::new();
-    for at in pods {
-        out.entry(&list[*at].pod.name.namespace).or_default().insert(*at);
-    }
-    out
-}
-
-/// Whether these exceptions make a better name than a list of what is meant.
-fn few(except: &[String], plain: &[String]) -> bool {
-    except.len() <= EXCEPTIONS && except.len() * 2 < plain.len()
-}
-
-fn with_exceptions(all: &str, except: &[String]) -> String {
-    match except {
-        [] => all.to_owned(),
-        except => {
-            let but: Vec<String> = except.iter().map(|name| spoken(name)).collect();
-            format!("{all} except {}", but.join(" and "))
-        }
-    }
-}
-
-/// Pods as patterns: `namespace/*` where all of several workloads of a namespace are meant, else workloads, else pods.
-fn items(tree: &Tree, list: &[Known], pods: &BTreeSet<usize>) -> Vec<String> {
-    let mut out = Vec::new();
-    for (namespace, here) in by_namespace(list, pods) {
-        let titles: BTreeSet<String> = here.iter().map(|at| title(&list[*at].pod)).collect();
-        let all = &tree[namespace];
-        let mut names = Vec::new();
-        let mut whole = titles.len() == all.len();
-        for title in titles {
-            let members = &all[&title];
-            match members.is_subset(&here) {
-                true => names.push(title),
-                false => {
-                    whole = false;
-                    let some = members.intersection(&here);
-                    names.extend(some.map(|at| list[*at].pod.name.to_string()));
-                }
-            }
-        }
-        match whole && all.len() > 1 {
-            true => out.push(format!("{namespace}/*")),
-            false => out.extend(names),
-        }
-    }
-    out
-}
-
-/// A pattern for people.
-fn spoken(pattern: &str) -> String {
-    match pattern.strip_suffix("/*") {
-        Some(namespace) => format!("every pod of namespace {namespace}"),
-        None => pattern.to_owned(),
     }
 }
