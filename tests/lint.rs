@@ -104,6 +104,42 @@ fn every_rule_finds_its_example_and_not_its_neighbour() {
     assert_eq!(sections, all);
 }
 
+/// A pod that is derived from a workload may get an address in any block.
+#[test]
+fn a_block_may_hold_pods_without_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: new, namespace: shop}\n\
+                    spec: {selector: {matchLabels: {app: new}}, template: {metadata: {labels: {app: new}}}}\n---\n";
+    let sends = |ports: &str| {
+        format!(
+            "podSelector: {{matchLabels: {{app: api}}}}\npolicyTypes: [Egress]\n\
+             egress: [{{to: [{{ipBlock: {{cidr: 192.0.2.0/24}}}}]{ports}}}]"
+        )
+    };
+    let receives = "podSelector: {matchLabels: {app: new}}\n\
+                    ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 5432}]}]\n---\n";
+    let one_sided = |sends: String| {
+        let all = [workload, receives, &sends].concat();
+        found(folder.path(), Code::OneSidedAllow, &all)
+    };
+    assert_eq!(one_sided(sends("")), "");
+    assert_eq!(one_sided(sends(", ports: [{port: 5000, endPort: 6000}]")), "");
+    assert!(one_sided(sends(", ports: [{port: 80}]")).contains("no connection comes about"));
+
+    let servers =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: kube-system, labels: {k8s-app: kube-dns}}\n---\n";
+    let without_dns = |before: &str, ports| {
+        found(
+            folder.path(),
+            Code::EgressWithoutDns,
+            &(before.to_owned() + &sends(ports)),
+        )
+    };
+    assert_eq!(without_dns(servers, ""), "");
+    assert!(without_dns(servers, ", ports: [{port: 80}]").contains("not ask for names"));
+    assert!(without_dns("", "").contains("not ask for names"));
+}
+
 #[test]
 fn the_manual_shows_real_output() {
     let manual = manual();
