@@ -140,6 +140,64 @@ fn a_block_may_hold_pods_without_an_address() {
     assert!(without_dns("", "").contains("not ask for names"));
 }
 
+/// What is redundant only for the pods that happen to be given is a note, and of two it is the narrower one that goes.
+#[test]
+fn only_selectors_make_a_warning_of_what_is_redundant() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = |name: &str, pods: &str, from: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{podSelector: {pods}, ingress: [{{from: [{from}]}}]}}\n---\n"
+        )
+    };
+    let found = |code, policies: &[&str]| found(folder.path(), code, policies.concat().trim_end_matches("\n---\n"));
+    let redundant = |policies: &[&str]| found(Code::RedundantPolicy, policies);
+    let (all, some) = (
+        "{}",
+        "{matchExpressions: [{key: app, operator: In, values: [web, api, db]}]}",
+    );
+    let says = |narrow: &str, broad: &str| {
+        format!(
+            "warning: NetworkPolicy shop/{narrow}: changes nothing: shop/{broad} allows already what it allows; remove it\n"
+        )
+    };
+    let peer = |pods: &str| format!("{{podSelector: {pods}}}");
+    for (narrow, broad) in [("a", "z"), ("z", "a")] {
+        let broad_one = policy(broad, all, &peer(all));
+        for (pods, from) in [(some, all), (all, some), (some, some)] {
+            let narrow_one = policy(narrow, pods, &peer(from));
+            assert_eq!(redundant(&[&narrow_one, &broad_one]), says(narrow, broad));
+        }
+    }
+    // Neither is wider by its text.
+    let labelled = "{matchLabels: {app: web}}";
+    let apart = [
+        policy("a", labelled, &peer(some)),
+        policy(
+            "b",
+            labelled,
+            &peer("{matchExpressions: [{key: app, operator: Exists}, {key: old, operator: DoesNotExist}]}"),
+        ),
+    ];
+    assert_eq!(
+        redundant(&[&apart[0], &apart[1]]),
+        "note: NetworkPolicy shop/b: changes nothing for the pods given here: shop/a allows already what it allows\n"
+    );
+
+    let everywhere = "{ipBlock: {cidr: 0.0.0.0/0}}";
+    let parts = |first: &str, second: &str| {
+        let rules = format!("podSelector: {labelled}\ningress: [{{from: [{first}]}}, {{from: [{second}]}}]");
+        found(Code::RedundantRule, &[&rules])
+    };
+    assert_eq!(
+        parts(everywhere, &peer("{matchLabels: {app: db}}")),
+        "note: NetworkPolicy shop/example: spec.ingress[1]: changes nothing for the pods given here, if the CNI lets an ipBlock match pods, as it does here \
+         and some do not: ingress[0] allows already what it allows\n"
+    );
+    assert!(parts(everywhere, "{ipBlock: {cidr: 192.0.2.0/24}}").starts_with("warning: "));
+    assert!(parts(&peer(all), &peer("{matchLabels: {app: db}}")).starts_with("warning: "));
+}
+
 #[test]
 fn the_manual_shows_real_output() {
     let manual = manual();
