@@ -222,9 +222,14 @@ fn about_policy(view: &View<'_>, policy: &Policy, covers: &[Cover]) -> (Severity
         .iter()
         .any(|d| policy.rules(*d).is_some_and(|r| !r.is_empty()));
     if covers.iter().any(|c| c.opens) {
-        let message =
-            "changes nothing: it lets the pods that it selects do all that they could do without it; remove it";
-        (Severity::Warning, message.to_owned())
+        let what = "it lets the pods that it selects do all that they could do without it";
+        match opens_by_text(view, policy) {
+            true => (Severity::Warning, format!("changes nothing: {what}; remove it")),
+            false => (
+                Severity::Note,
+                format!("changes nothing for the pods given here: {what}"),
+            ),
+        }
     } else if !holding.is_empty() {
         let others = Direction::BOTH.into_iter().zip(covers).flat_map(|(direction, cover)| {
             let rules = cover.rules.iter();
@@ -248,6 +253,15 @@ fn about_policy(view: &View<'_>, policy: &Policy, covers: &[Cover]) -> (Severity
         );
         (Severity::Note, message)
     }
+}
+
+/// Whether a policy allows everything, and no other can isolate a pod that it selects.
+fn opens_by_text(view: &View<'_>, policy: &Policy) -> bool {
+    let is_all = |rule: &Rule| rule.peers == Peers::All && rule.ports == Ports::All;
+    let mut others = view.cluster.policies.values().filter(|other| other.name != policy.name);
+    let mut isolated = Direction::BOTH.into_iter().filter(|d| policy.isolates(*d));
+    isolated.all(|d| policy.rules(d).unwrap_or_default().iter().any(is_all))
+        && !others.any(|o| o.tier == policy.tier && o.name.namespace == policy.name.namespace)
 }
 
 /// Of what changes nothing for the pods that are given; `open` tells whether even that is so only where an ipBlock matches pods.
