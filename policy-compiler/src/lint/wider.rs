@@ -80,3 +80,91 @@ fn follows(asked: &Requirement, given: &Requirement) -> bool {
     };
     asked.key == given.key && operators
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::labels::Name;
+
+    /// Every selector of up to two requirements over two keys and two values, and one value that none names.
+    fn selectors() -> Vec<Selector> {
+        let values = || -> Vec<Vec<Name>> { vec![vec!["x".into()], vec!["y".into()], vec!["x".into(), "y".into()]] };
+        let operators = values()
+            .into_iter()
+            .flat_map(|v| [Operator::In(v.clone()), Operator::NotIn(v)]);
+        let operators: Vec<Operator> = operators.chain([Operator::Exists, Operator::DoesNotExist]).collect();
+        let of_key = |key: &str| {
+            operators
+                .iter()
+                .map(|o| Requirement {
+                    key: key.into(),
+                    operator: o.clone(),
+                })
+                .collect::<Vec<_>>()
+        };
+        let all = [of_key("a"), of_key("b")].concat();
+        let pairs = all
+            .iter()
+            .flat_map(|one| all.iter().map(|two| Selector::new([one.clone(), two.clone()])));
+        pairs.chain([Selector::everything()]).collect()
+    }
+
+    #[test]
+    fn labels_that_fulfil_a_selector_fulfil_a_wider_one() {
+        let values = [None, Some("x"), Some("y"), Some("z")];
+        let labels = values
+            .iter()
+            .flat_map(|a| values.iter().map(move |b| [("a", *a), ("b", *b)]));
+        let labels: Vec<Labels> = labels
+            .map(|pairs| pairs.iter().filter_map(|(k, v)| Some((*k, (*v)?))).collect())
+            .collect();
+        let selectors = selectors();
+        let mut wider = 0;
+        for wide in &selectors {
+            for narrow in &selectors {
+                if selector(wide, narrow) {
+                    wider += 1;
+                    assert!(
+                        labels.iter().all(|l| !narrow.matches(l) || wide.matches(l)),
+                        "{wide} is not as wide as {narrow}"
+                    );
+                }
+            }
+            assert!(
+                selector(wide, wide) && selector(&Selector::everything(), wide),
+                "{wide}"
+            );
+        }
+        assert!(wider > 2 * selectors.len());
+    }
+
+    #[test]
+    fn addresses_in_a_block_are_in_a_wider_one() {
+        let nets: Vec<ipnet::IpNet> = (28..=31)
+            .flat_map(|length| (0..16_u32).step_by(1 << (32 - length)).map(move |host| (length, host)))
+            .map(|(length, host)| format!("192.0.2.{host}/{length}").parse().unwrap())
+            .collect();
+        let excepts = nets
+            .iter()
+            .map(|net| vec![*net])
+            .chain([vec![], vec![nets[3], nets[8]]]);
+        let excepts: Vec<Vec<ipnet::IpNet>> = excepts.collect();
+        let blocks = nets
+            .iter()
+            .flat_map(|net| excepts.iter().map(|except| IpBlock::new(*net, except.iter().copied())));
+        let blocks: Vec<IpBlock> = blocks.collect();
+        let addresses: Vec<IpAddr> = (0..16).map(|host| IpAddr::from([192, 0, 2, host])).collect();
+        let mut wider = 0;
+        for wide in &blocks {
+            for narrow in blocks.iter().filter(|narrow| block(wide, narrow)) {
+                wider += 1;
+                let mut within = addresses.iter().filter(|a| narrow.contains(**a));
+                assert!(within.all(|a| wide.contains(*a)), "{wide} is not as wide as {narrow}");
+            }
+            assert!(block(wide, wide), "{wide}");
+        }
+        assert!(wider > 2 * blocks.len());
+    }
+}
