@@ -182,6 +182,7 @@ fn without_dns(view: &View<'_>, out: &mut Findings) {
         };
         let like = match pods.len() {
             1 => String::new(),
+            2 => ", like 1 more pod,".to_owned(),
             n => format!(", like {} more pods,", n - 1),
         };
         let message = format!(
