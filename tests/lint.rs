@@ -5,15 +5,16 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use policy_compiler::diagnostics::Code;
 use serde_json::Value;
 
 /// Rules whose findings no manifest can bring about, and where they are tested.
-const ELSEWHERE: [(Code, &str); 4] = [
+const ELSEWHERE: [(Code, &str); 5] = [
     (Code::AuditBesideOtherTier, "policy-compiler/tests/audit.rs"),
     (Code::EmptyFolder, "here"),
+    (Code::NothingOfUse, "here"),
     (Code::UnknownMode, "tests/live/lint.rs"),
     (Code::UnreadObject, "tests/live/lint.rs"),
 ];
@@ -22,6 +23,7 @@ const ELSEWHERE: [(Code, &str); 4] = [
 fn lint(args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
     let command = command.arg("lint").args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let command = command.stdin(Stdio::null());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
@@ -340,6 +342,53 @@ fn bad_usage_and_bad_input_are_refused() {
     );
     refused(&["tests/cli/bad/policy.yaml"], "tests/cli/bad/policy.yaml:");
     refused(&[], "required");
+    refused(&["-", "-"], "standard input is given twice");
+}
+
+#[test]
+fn policies_are_not_to_blame_for_pods_that_are_not_given() {
+    let text = check(&["examples/shop/policies.yaml"], 0);
+    assert!(
+        text.contains("selects no pod: there are no pods in namespace shop ["),
+        "{text}"
+    );
+    assert!(
+        text.contains("selects no pod: there are no pods app=frontend in namespace shop ["),
+        "{text}"
+    );
+}
+
+#[test]
+fn input_without_anything_for_policy_is_a_finding() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n---\n");
+    let others = object("ConfigMap", "a") + &object("ConfigMap", "b") + &object("Secret", "a");
+    let (other, empty) = (folder.path().join("other.yaml"), folder.path().join("empty.yaml"));
+    std::fs::write(&other, &others).unwrap();
+    std::fs::write(&empty, "# Nothing.\n").unwrap();
+    let (other, empty) = (&*other.display().to_string(), &*empty.display().to_string());
+    let finding = |args: &[&str]| {
+        let report = json(&check(&[args, &["-o", "json"]].concat(), 1));
+        assert_eq!(report["findings"].as_array().unwrap().len(), 1, "{report}");
+        assert_eq!(report["findings"][0]["rule"], "nothing-of-use");
+        let text = |field: &str| report["findings"][0][field].as_str().unwrap().to_owned();
+        (text("file"), text("message"))
+    };
+    // Nobody writes to the standard input of a test.
+    for (given, file) in [("-", "<stdin>"), (empty, empty)] {
+        let (at, message) = finding(&[given]);
+        assert_eq!(at, file);
+        assert!(message.starts_with("no object is given: "), "{message}");
+    }
+    let (at, message) = finding(&[other, empty]);
+    assert_eq!(at, other);
+    assert!(message.contains("passed over: 2 ConfigMap, 1 Secret; "), "{message}");
+    // Beside what is of use they are no matter.
+    let all = check(
+        &["tests/lint/cluster.yaml", other, empty, "--only", "nothing-of-use"],
+        0,
+    );
+    assert!(!all.contains("nothing-of-use"), "{all}");
 }
 
 #[test]
