@@ -5,15 +5,16 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use policy_compiler::diagnostics::Code;
 use serde_json::Value;
 
 /// Rules whose findings no manifest can bring about, and where they are tested.
-const ELSEWHERE: [(Code, &str); 4] = [
+const ELSEWHERE: [(Code, &str); 5] = [
     (Code::AuditBesideOtherTier, "policy-compiler/tests/audit.rs"),
     (Code::EmptyFolder, "here"),
+    (Code::NothingOfUse, "here"),
     (Code::UnknownMode, "tests/live/lint.rs"),
     (Code::UnreadObject, "tests/live/lint.rs"),
 ];
@@ -22,6 +23,7 @@ const ELSEWHERE: [(Code, &str); 4] = [
 fn lint(args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
     let command = command.arg("lint").args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let command = command.stdin(Stdio::null());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
@@ -102,6 +104,100 @@ fn every_rule_finds_its_example_and_not_its_neighbour() {
     }
     let all: BTreeSet<&str> = Code::all().map(Code::id).collect();
     assert_eq!(sections, all);
+}
+
+/// A pod that is derived from a workload may get an address in any block.
+#[test]
+fn a_block_may_hold_pods_without_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let workload = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: new, namespace: shop}\n\
+                    spec: {selector: {matchLabels: {app: new}}, template: {metadata: {labels: {app: new}}}}\n---\n";
+    let sends = |ports: &str| {
+        format!(
+            "podSelector: {{matchLabels: {{app: api}}}}\npolicyTypes: [Egress]\n\
+             egress: [{{to: [{{ipBlock: {{cidr: 192.0.2.0/24}}}}]{ports}}}]"
+        )
+    };
+    let receives = "podSelector: {matchLabels: {app: new}}\n\
+                    ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 5432}]}]\n---\n";
+    let one_sided = |sends: String| {
+        let all = [workload, receives, &sends].concat();
+        found(folder.path(), Code::OneSidedAllow, &all)
+    };
+    assert_eq!(one_sided(sends("")), "");
+    assert_eq!(one_sided(sends(", ports: [{port: 5000, endPort: 6000}]")), "");
+    assert!(one_sided(sends(", ports: [{port: 80}]")).contains("no connection comes about"));
+
+    let servers =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: kube-system, labels: {k8s-app: kube-dns}}\n---\n";
+    let without_dns = |before: &str, ports| {
+        found(
+            folder.path(),
+            Code::EgressWithoutDns,
+            &(before.to_owned() + &sends(ports)),
+        )
+    };
+    assert_eq!(without_dns(servers, ""), "");
+    assert!(without_dns(servers, ", ports: [{port: 80}]").contains("not ask for names"));
+    assert!(without_dns("", "").contains("not ask for names"));
+}
+
+/// What is redundant only for the pods that happen to be given is a note, and of two it is the narrower one that goes.
+#[test]
+fn only_selectors_make_a_warning_of_what_is_redundant() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = |name: &str, pods: &str, from: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{podSelector: {pods}, ingress: [{{from: [{from}]}}]}}\n---\n"
+        )
+    };
+    let found = |code, policies: &[&str]| found(folder.path(), code, policies.concat().trim_end_matches("\n---\n"));
+    let redundant = |policies: &[&str]| found(Code::RedundantPolicy, policies);
+    let (all, some) = (
+        "{}",
+        "{matchExpressions: [{key: app, operator: In, values: [web, api, db]}]}",
+    );
+    let says = |narrow: &str, broad: &str| {
+        format!(
+            "warning: NetworkPolicy shop/{narrow}: changes nothing: shop/{broad} allows already what it allows; remove it\n"
+        )
+    };
+    let peer = |pods: &str| format!("{{podSelector: {pods}}}");
+    for (narrow, broad) in [("a", "z"), ("z", "a")] {
+        let broad_one = policy(broad, all, &peer(all));
+        for (pods, from) in [(some, all), (all, some), (some, some)] {
+            let narrow_one = policy(narrow, pods, &peer(from));
+            assert_eq!(redundant(&[&narrow_one, &broad_one]), says(narrow, broad));
+        }
+    }
+    // Neither is wider by its text.
+    let labelled = "{matchLabels: {app: web}}";
+    let apart = [
+        policy("a", labelled, &peer(some)),
+        policy(
+            "b",
+            labelled,
+            &peer("{matchExpressions: [{key: app, operator: Exists}, {key: old, operator: DoesNotExist}]}"),
+        ),
+    ];
+    assert_eq!(
+        redundant(&[&apart[0], &apart[1]]),
+        "note: NetworkPolicy shop/b: changes nothing for the pods given here: shop/a allows already what it allows\n"
+    );
+
+    let everywhere = "{ipBlock: {cidr: 0.0.0.0/0}}";
+    let parts = |first: &str, second: &str| {
+        let rules = format!("podSelector: {labelled}\ningress: [{{from: [{first}]}}, {{from: [{second}]}}]");
+        found(Code::RedundantRule, &[&rules])
+    };
+    assert_eq!(
+        parts(everywhere, &peer("{matchLabels: {app: db}}")),
+        "note: NetworkPolicy shop/example: spec.ingress[1]: changes nothing for the pods given here, if the CNI lets an ipBlock match pods, as it does here \
+         and some do not: ingress[0] allows already what it allows\n"
+    );
+    assert!(parts(everywhere, "{ipBlock: {cidr: 192.0.2.0/24}}").starts_with("warning: "));
+    assert!(parts(&peer(all), &peer("{matchLabels: {app: db}}")).starts_with("warning: "));
 }
 
 #[test]
@@ -246,6 +342,53 @@ fn bad_usage_and_bad_input_are_refused() {
     );
     refused(&["tests/cli/bad/policy.yaml"], "tests/cli/bad/policy.yaml:");
     refused(&[], "required");
+    refused(&["-", "-"], "standard input is given twice");
+}
+
+#[test]
+fn policies_are_not_to_blame_for_pods_that_are_not_given() {
+    let text = check(&["examples/shop/policies.yaml"], 0);
+    assert!(
+        text.contains("selects no pod: there are no pods in namespace shop ["),
+        "{text}"
+    );
+    assert!(
+        text.contains("selects no pod: there are no pods app=frontend in namespace shop ["),
+        "{text}"
+    );
+}
+
+#[test]
+fn input_without_anything_for_policy_is_a_finding() {
+    let folder = tempfile::tempdir().unwrap();
+    let object = |kind: &str, name: &str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n---\n");
+    let others = object("ConfigMap", "a") + &object("ConfigMap", "b") + &object("Secret", "a");
+    let (other, empty) = (folder.path().join("other.yaml"), folder.path().join("empty.yaml"));
+    std::fs::write(&other, &others).unwrap();
+    std::fs::write(&empty, "# Nothing.\n").unwrap();
+    let (other, empty) = (&*other.display().to_string(), &*empty.display().to_string());
+    let finding = |args: &[&str]| {
+        let report = json(&check(&[args, &["-o", "json"]].concat(), 1));
+        assert_eq!(report["findings"].as_array().unwrap().len(), 1, "{report}");
+        assert_eq!(report["findings"][0]["rule"], "nothing-of-use");
+        let text = |field: &str| report["findings"][0][field].as_str().unwrap().to_owned();
+        (text("file"), text("message"))
+    };
+    // Nobody writes to the standard input of a test.
+    for (given, file) in [("-", "<stdin>"), (empty, empty)] {
+        let (at, message) = finding(&[given]);
+        assert_eq!(at, file);
+        assert!(message.starts_with("no object is given: "), "{message}");
+    }
+    let (at, message) = finding(&[other, empty]);
+    assert_eq!(at, other);
+    assert!(message.contains("passed over: 2 ConfigMap, 1 Secret; "), "{message}");
+    // Beside what is of use they are no matter.
+    let all = check(
+        &["tests/lint/cluster.yaml", other, empty, "--only", "nothing-of-use"],
+        0,
+    );
+    assert!(!all.contains("nothing-of-use"), "{all}");
 }
 
 #[test]

@@ -274,9 +274,10 @@ fn about_subjects(cluster: &Cluster, table: &Table, policy: &Policy, subjects: &
     if !subjects.is_empty() {
         return;
     }
-    let message = match selected().any(|pod| pod.ended) {
-        false => format!("selects no pod: there are no {}", policy.subject),
-        true => format!("selects no pod: {} have ended, all of them", policy.subject),
+    let message = match (selected().any(|pod| pod.ended), policy.subject.pods.is_everything()) {
+        (false, false) => format!("selects no pod: there are no {}", policy.subject),
+        (false, true) => format!("selects no pod: there are no pods {}", policy.subject.namespaces),
+        (true, _) => format!("selects no pod: {} have ended, all of them", policy.subject),
     };
     // Where the manifests hold no pods at all, the policy is not to blame.
     let known = match &policy.subject.namespaces {
@@ -423,7 +424,8 @@ fn about_port_names(table: &Table, policy: &Policy, subjects: &[PodIndex], out: 
             };
             let destinations = destinations(table, direction, rule, subjects);
             let declares = |pod: &PodIndex| !table.pod(*pod).named_port(*protocol, name).is_empty();
-            if !destinations.iter().any(declares) {
+            // Where there are no pods to ask, it is said of the policy, or of the peer, that it finds none.
+            if !destinations.is_empty() && !destinations.iter().any(declares) {
                 let whose = match direction {
                     Direction::Ingress => "no pod that the policy selects",
                     Direction::Egress => "no pod that the rule speaks of",

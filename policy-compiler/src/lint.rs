@@ -7,6 +7,7 @@ mod peers;
 mod ports;
 mod reach;
 mod redundant;
+mod wider;
 
 use std::collections::BTreeSet;
 

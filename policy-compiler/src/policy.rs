@@ -135,6 +135,17 @@ impl NamespaceScope {
     }
 }
 
+impl fmt::Display for NamespaceScope {
+    /// In words, for people: `in namespace shop`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NamespaceScope::Named(name) => write!(f, "in namespace {name}"),
+            NamespaceScope::Matching(s) if s.is_everything() => f.write_str("in all namespaces"),
+            NamespaceScope::Matching(s) => write!(f, "in namespaces {s}"),
+        }
+    }
+}
+
 /// Pods by their labels and by their namespaces; both must match. Host-network pods never do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodSelection {
@@ -152,11 +163,7 @@ impl fmt::Display for PodSelection {
         } else {
             write!(f, "pods {}", self.pods)?;
         }
-        match &self.namespaces {
-            NamespaceScope::Named(name) => write!(f, " in namespace {name}"),
-            NamespaceScope::Matching(s) if s.is_everything() => f.write_str(" in all namespaces"),
-            NamespaceScope::Matching(s) => write!(f, " in namespaces {s}"),
-        }
+        write!(f, " {}", self.namespaces)
     }
 }
 

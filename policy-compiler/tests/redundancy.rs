@@ -8,7 +8,7 @@ use policy_compiler::cells::{AddressRange, predecessor, successor};
 use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::convert::Segment;
-use policy_compiler::diagnostics::{Code, Diagnostic, ObjectName};
+use policy_compiler::diagnostics::{Code, Diagnostic, ObjectName, Severity};
 use policy_compiler::evaluate::Evaluator;
 use policy_compiler::lint::lint;
 use policy_compiler::policy::{Direction, Enforcement, Peer, Peers, Policy, Tier};
@@ -119,6 +119,23 @@ proptest! {
             let rest = without(&cluster, std::slice::from_ref(&one));
             prop_assert!(sides(&rest, &ends) == all, "{}", one);
         }
+    }
+
+    /// What is a warning follows from the policies' text: with other pods the same may go.
+    #[test]
+    fn what_is_a_warning_holds_for_other_pods_too(cluster in testing::cluster(Tiers::NetworkPolicy), other in testing::cluster(Tiers::NetworkPolicy)) {
+        let mut found = lint(&cluster, &compile(&cluster, &Subjects::All));
+        found.retain(|one| one.severity == Severity::Warning);
+        let mut with_other_pods = other;
+        with_other_pods.policies = cluster.policies;
+        for (name, namespace) in cluster.namespaces {
+            // Whether policies are audited is said of their namespace.
+            with_other_pods.namespaces.insert(name, namespace);
+        }
+        let table = compile(&with_other_pods, &Subjects::All);
+        let ends = ends(&with_other_pods, &table);
+        let all = sides(&with_other_pods, &ends);
+        prop_assert!(sides(&without(&with_other_pods, &found), &ends) == all);
     }
 
     /// Each could go now, or could once the others are gone; what could go in both cases is reported.

@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) fn load(manifests: &Manifests) -> anyhow::Result<Loaded> {
     match manifests.live.target() {
         Some(target) => live(&target, Wanted::Services),
+        None if manifests.paths.iter().filter(|path| is_stdin(path)).count() > 1 => {
+            anyhow::bail!("standard input is given twice, and can be read only once: give one -")
+        }
         None => Ok(manifests::load(&manifests.paths)?),
     }
 }

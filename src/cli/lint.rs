@@ -103,7 +103,8 @@ pub(crate) fn findings(loaded: &Loaded, compiled: &Compiled, filter: &Filter) ->
 fn of_warning(warning: &Problem) -> Option<Finding> {
     let code = warning.code?;
     // That of a live cluster names its server.
-    let is_live = warning.source.position.is_none() && code != Code::EmptyFolder;
+    let is_of_files = matches!(code, Code::EmptyFolder | Code::NothingOfUse);
+    let is_live = warning.source.position.is_none() && !is_of_files;
     Some(Finding {
         source: (!is_live).then(|| warning.source.clone()),
         severity: code.severity(),

@@ -111,6 +111,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
         let warning = whole_file(folder, message.to_owned()).of(Code::EmptyFolder);
         loader.loaded.warnings.push(warning);
     }
+    let first = found.files.first().map(files::File::name);
     for file in found.files {
         match file.read() {
             Ok(text) => {
@@ -122,7 +123,24 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadErrors> {
             Err(message) => loader.errors.push(whole_file(file.name(), message)),
         }
     }
+    // A pipe of which nothing came, or the wrong file, is not a cluster in which all is well.
+    if let Some(first) = first.filter(|_| loader.loaded.sources.is_empty()) {
+        let warning = whole_file(first, nothing_of_use(&loader.loaded.skipped)).of(Code::NothingOfUse);
+        loader.loaded.warnings.push(warning);
+    }
     loader.finish()
+}
+
+/// What is said where only objects of these kinds are given.
+fn nothing_of_use(skipped: &BTreeMap<String, usize>) -> String {
+    if skipped.is_empty() {
+        return "no object is given: check where the manifests are to come from".to_owned();
+    }
+    let kinds: Vec<String> = skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    format!(
+        "no object that is given is of use to policy, and these were passed over: {}; give policies, namespaces, and pods or workloads",
+        kinds.join(", ")
+    )
 }
 
 /// A document with the name of its file.

@@ -24,6 +24,7 @@ pub enum Code {
     NamedPortWithoutMatch,
     NamespaceLabelsUnknown,
     NoDefaultDeny,
+    NothingOfUse,
     NothingToAudit,
     OneSidedAllow,
     OverlappingExcept,
@@ -43,7 +44,7 @@ pub enum Code {
 }
 
 /// Each with its name, its usual severity, and a sentence for people.
-const TABLE: [(Code, &str, Severity, &str); 29] = {
+const TABLE: [(Code, &str, Severity, &str); 30] = {
     use Severity::{Note, Warning};
     [
         (
@@ -118,6 +119,12 @@ const TABLE: [(Code, &str, Severity, &str); 29] = {
             "no-default-deny",
             Note,
             "No policy isolates all pods of a namespace for ingress",
+        ),
+        (
+            Code::NothingOfUse,
+            "nothing-of-use",
+            Warning,
+            "Of all that is given nothing is of use to policy",
         ),
         (
             Code::NothingToAudit,

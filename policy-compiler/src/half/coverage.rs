@@ -125,6 +125,11 @@ impl<'h> Coverage<'h> {
         Some(cover)
     }
 
+    /// Whether a rule has not been taken away, alone or with its policy.
+    pub(crate) fn stays(&self, rule: RuleId) -> bool {
+        !self.gone_policies.contains(&rule.0) && !self.gone_rules.contains(&rule)
+    }
+
     /// Takes a policy away.
     pub(crate) fn remove_policy(&mut self, policy: u32) {
         self.gone_policies.insert(policy);
@@ -219,8 +224,7 @@ impl<'h> Coverage<'h> {
         let by_term = by_term.flat_map(|rules| group.policies.iter().flat_map(|policy| of_policy(rules, *policy)));
         let kind = signature.key.kind as usize;
         let whole = whole.iter().filter(move |rule| self.prepared(**rule).kinds[kind]);
-        let stays = |rule: &RuleId| !self.gone_policies.contains(&rule.0) && !self.gone_rules.contains(rule);
-        by_term.chain(whole).copied().filter(stays)
+        by_term.chain(whole).copied().filter(|rule| self.stays(*rule))
     }
 
     /// The ports of a rule in a cell.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use super::View;
-use crate::cluster::Pod;
+use crate::cluster::{Endpoint, Pod};
 use crate::convert::Path;
 use crate::diagnostics::{self, Code, Findings, ObjectName, item_field, listed, peers_field, rules};
 use crate::policy::{Direction, Enforcement, Peer, PodSelection, Policy, PortMatch, Ports, Rule, Tier};
@@ -23,13 +23,16 @@ pub(super) fn look(view: &View<'_>, out: &mut Findings) {
     without_dns(view, out);
 }
 
+/// The ends of a rule at the pods that its policy selects: their class for the other half, the ports meant there, and whether their address is known.
+type Near = (ClassId, PortSet, bool);
+
 fn one_sided(view: &View<'_>, policy: &Policy, out: &mut Findings) {
     let subjects = diagnostics::subjects(view.table, policy);
     if subjects.is_empty() {
         return;
     }
     for (direction, rule_at, rule) in rules(policy) {
-        let mut near: Option<BTreeSet<(ClassId, PortSet)>> = None;
+        let mut near: Option<BTreeSet<Near>> = None;
         for (at, peer) in listed(rule).iter().enumerate() {
             let Peer::Pods(selection) = peer else { continue };
             if comes_about(view, direction, rule, selection, &subjects, &mut near) {
@@ -58,7 +61,7 @@ fn comes_about(
     rule: &Rule,
     selection: &PodSelection,
     subjects: &[PodIndex],
-    near: &mut Option<BTreeSet<(ClassId, PortSet)>>,
+    near: &mut Option<BTreeSet<Near>>,
 ) -> bool {
     let table = view.table;
     let far = match direction {
@@ -86,19 +89,44 @@ fn comes_about(
             let ends = subjects.iter().flat_map(|pod| {
                 let ports = at_destination(*pod, direction == Direction::Ingress);
                 let ends = table.addresses().endpoints(table.pod(*pod)).into_iter();
-                ends.map(move |end| (table.class_of(far.direction(), &end), ports.clone()))
+                ends.map(move |end| (table.class_of(far.direction(), &end), ports.clone(), is_placed(&end)))
             });
             ends.collect()
         });
-        for (class, ports) in near.iter() {
+        for (class, ports, placed) in near.iter() {
             let ports = ports.intersection(&wanted);
             if !ports.intersection(far.ports(group, *class)).is_empty() {
+                return true;
+            }
+            let policies = far.group(group).policies.iter().map(|policy| table.policy(*policy));
+            let mut rules = policies.flat_map(|policy| policy.rules(far.direction()).unwrap_or_default());
+            if !placed && rules.any(|rule| holds_block(rule) && may_hold(&rule.ports, &ports)) {
                 return true;
             }
             said |= !ports.is_empty();
         }
     }
     !said
+}
+
+/// Whether it is known where an end is. Which blocks hold the pods that are derived from a workload, nobody knows yet.
+fn is_placed(end: &Endpoint) -> bool {
+    !matches!(end, Endpoint::Pod(_, None))
+}
+
+fn holds_block(rule: &Rule) -> bool {
+    listed(rule).iter().any(|peer| matches!(peer, Peer::Block(_)))
+}
+
+/// Whether ports hold one of a set; those by name may.
+fn may_hold(ports: &Ports, set: &PortSet) -> bool {
+    match ports {
+        Ports::All => !set.is_empty(),
+        Ports::Listed(list) => list.iter().any(|port| match port {
+            PortMatch::Range(protocol, range) => !PortSet::of(*protocol, *range).intersection(set).is_empty(),
+            PortMatch::Named(protocol, _) => !set.ranges(*protocol).is_empty(),
+        }),
+    }
 }
 
 /// The ports of a rule on a pod as the destination.
@@ -123,11 +151,12 @@ fn without_dns(view: &View<'_>, out: &mut Findings) {
     let is_server = |pod: &Arc<Pod>| pod.labels.get(DNS_LABEL.0).is_some_and(|v| &**v == DNS_LABEL.1);
     let servers: Vec<PodIndex> = table.pods().filter(|(_, p)| is_server(p)).map(|(at, _)| at).collect();
     let half = table.half(Direction::Egress);
-    let classes: BTreeSet<ClassId> = servers
+    let ends = servers
         .iter()
-        .flat_map(|pod| table.addresses().endpoints(table.pod(*pod)))
-        .map(|end| table.class_of(Direction::Egress, &end))
-        .collect();
+        .flat_map(|pod| table.addresses().endpoints(table.pod(*pod)));
+    let ends: Vec<Endpoint> = ends.collect();
+    let classes: BTreeSet<ClassId> = ends.iter().map(|end| table.class_of(Direction::Egress, end)).collect();
+    let placed = ends.iter().all(is_placed);
     let mut found: BTreeMap<u32, Vec<PodIndex>> = BTreeMap::new();
     for (id, group) in half.groups().filter(|(_, g)| g.isolated) {
         let rules = |policy: &u32| table.policy(*policy).egress.as_deref().unwrap_or_default();
@@ -139,7 +168,8 @@ fn without_dns(view: &View<'_>, out: &mut Findings) {
             true => all_rules.any(holds_dns),
             false => {
                 let reaches = |class: &ClassId| DNS.iter().any(|dns| half.ports(id, *class).contains(*dns));
-                all_rules.any(names_dns) || classes.iter().any(reaches)
+                let names = |rule: &Rule| names_dns(rule) || !placed && holds_block(rule) && holds_dns(rule);
+                all_rules.any(names) || classes.iter().any(reaches)
             }
         };
         if !asks && !is_of_servers(group, &servers) {
@@ -152,6 +182,7 @@ fn without_dns(view: &View<'_>, out: &mut Findings) {
         };
         let like = match pods.len() {
             1 => String::new(),
+            2 => ", like 1 more pod,".to_owned(),
             n => format!(", like {} more pods,", n - 1),
         };
         let message = format!(
