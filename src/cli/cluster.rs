@@ -12,8 +12,8 @@ use policy_compiler::diagnostics::Code;
 use super::args::{DiffArgs, Live, Manifests};
 use super::diff::Version;
 use super::ends::Compiled;
+use super::note;
 use super::output::count;
-use super::{caution, note};
 use crate::agent::source::{Access, Count, Remark, Snapshot, Target, Timing, Wanted, snapshot};
 use crate::manifests::{self, Loaded, Problem, Source};
 use crate::progress::Progress;
@@ -52,7 +52,7 @@ pub(crate) fn versions(args: &DiffArgs) -> anyhow::Result<(Version, Version)> {
 /// Two clusters of manifests, or one with manifests put over it.
 fn both(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
     let over = |before: Loaded, path: &Path| {
-        let after = before.overlay(&some(path)?, args.prune);
+        let after = before.overlay(&one(path)?, args.prune);
         Ok((before, after))
     };
     match (args.paths.as_slice(), args.live.target()) {
@@ -67,37 +67,13 @@ fn both(args: &DiffArgs) -> anyhow::Result<(Loaded, Loaded)> {
         ([_, _], None) if args.prune => {
             anyhow::bail!("--prune is about what NEW is put over: give --overlay or --live as well")
         }
-        ([old, new], None) => Ok((one(old)?, some(new)?)),
+        ([old, new], None) => Ok((one(old)?, one(new)?)),
         _ => anyhow::bail!("give two PATHs, OLD and NEW, or --live and one"),
     }
 }
 
 fn one(path: &Path) -> anyhow::Result<Loaded> {
     Ok(manifests::load(&[path.to_owned()])?)
-}
-
-/// What a change is to be: that it says nothing is most likely a slip, as is an empty answer of what made it.
-fn some(path: &Path) -> anyhow::Result<Loaded> {
-    let loaded = one(path)?;
-    let Cluster {
-        namespaces,
-        pods,
-        policies,
-        nodes,
-        services,
-    } = &loaded.cluster;
-    let nothing =
-        namespaces.is_empty() && pods.is_empty() && policies.is_empty() && nodes.is_empty() && services.is_empty();
-    // Of a folder without manifests it is said already.
-    if nothing && loaded.warnings.is_empty() {
-        let name = if is_stdin(path) {
-            "standard input".into()
-        } else {
-            path.display().to_string()
-        };
-        caution(&format!("NEW ({name}) holds nothing that policy depends on"));
-    }
-    Ok(loaded)
 }
 
 fn is_stdin(path: &Path) -> bool {

@@ -252,7 +252,7 @@ fn a_change_that_says_nothing_is_no_silent_success() {
     ] {
         let (_, _, notes) = compared([&pod("api"), text], flags);
         assert!(
-            notes.contains("warning: NEW (") && notes.contains("holds nothing that policy depends on"),
+            notes.contains("new.yaml: no object") && notes.contains("[nothing-of-use]"),
             "{text:?}: {notes}"
         );
     }
@@ -264,7 +264,7 @@ fn a_change_that_says_nothing_is_no_silent_success() {
         .output()
         .unwrap();
     let notes = String::from_utf8(output.stderr).unwrap();
-    assert!(notes.contains("NEW (standard input) holds nothing"), "{notes}");
+    assert!(notes.contains("<stdin>: no object is given"), "{notes}");
 }
 
 #[test]
