@@ -264,7 +264,7 @@ mod tests {
             codes.insert(finding.code);
             idle.insert(&finding.object);
         }
-        assert_eq!(codes, [Code::NamedPortWithoutMatch, Code::SelectsNoPod].into());
+        assert_eq!(codes, [Code::SelectsNoPod].into());
         assert!(
             idle.len() * 4 < cluster.policies.len(),
             "{} of {} policies do nothing",

@@ -1,6 +1,7 @@
 //! The agent on an API server.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -31,6 +32,27 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(1).enable_all().build().expect("a runtime")
 }
 
+/// What starts an agent of a node with this kubeconfig, which goes into the folder.
+pub(crate) fn arguments(node: &str, folder: &Path, kubeconfig: &str, more: &[&str]) -> Vec<String> {
+    let file = folder.join("kubeconfig");
+    fs::write(&file, kubeconfig).expect("write");
+    let file = file.display().to_string();
+    let fixed = [
+        "agent",
+        "--node-name",
+        node,
+        "--http-addr",
+        "127.0.0.1:0",
+        "--kubeconfig",
+        &file,
+    ];
+    fixed
+        .into_iter()
+        .chain(more.iter().copied())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// A small cluster.
 pub(crate) fn fill(api: &Api) {
     api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
@@ -49,19 +71,8 @@ fn the_kernel_follows_the_api_server() {
         api.set_outage(true);
 
         let folder = tempfile::tempdir().expect("directory");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
-            "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--kubeconfig",
-            &kubeconfig,
-        ];
-        let agent = Agent::with(&arguments.map(str::to_owned), folder.path().join("log"));
+        let arguments = arguments("worker-1", folder.path(), &api.kubeconfig(None), &[]);
+        let agent = Agent::with(&arguments, folder.path().join("log"));
         until("what is missing is told", || {
             let (code, text) = agent.get("/readyz");
             code == 503 && text.contains("pods cannot be watched: the API server answers 503 ServiceUnavailable")
@@ -166,32 +177,20 @@ fn without_credentials_it_does_not_start() {
 #[test]
 fn a_pod_is_known_once_the_api_shows_its_address() {
     in_a_namespace("cluster::a_pod_is_known_once_the_api_shows_its_address", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime();
         let api = runtime.block_on(Api::start());
         api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
         api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
         api.put(Kind::Pod, pod("web", "worker-1", "10.244.1.2"));
 
         let folder = tempfile::tempdir().expect("directory");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
+        let arguments = arguments(
             "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--unknown-pods",
-            "drop",
-            "--kubeconfig",
-            &kubeconfig,
-        ];
-        let agent = Agent::with(&arguments.map(str::to_owned), folder.path().join("log"));
+            folder.path(),
+            &api.kubeconfig(None),
+            &["--unknown-pods", "drop"],
+        );
+        let agent = Agent::with(&arguments, folder.path().join("log"));
         agent.until_ready();
         let (_, report) = agent.get("/readyz");
         assert!(report.contains("--unknown-pods drop is without effect"), "{report}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::api::{Api, Kind, Verb};
-use super::cluster::{pod, policy};
+use super::cluster::{arguments, pod, policy, runtime};
 use super::{Agent, PROGRAM, in_a_namespace, nft, palisade, read, until};
 
 /// How old names and reasons may be.
@@ -16,11 +16,7 @@ const AGE: u64 = 30;
 #[test]
 fn the_live_cluster_tells_names_and_reasons() {
     in_a_namespace("denied::the_live_cluster_tells_names_and_reasons", || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build();
-        let runtime = runtime.expect("a runtime");
+        let runtime = runtime();
         let api = runtime.block_on(Api::start());
         api.put(Kind::Namespace, json!({"metadata": {"name": "shop"}}));
         api.put(Kind::Node, json!({"metadata": {"name": "worker-1"}}));
@@ -28,19 +24,9 @@ fn the_live_cluster_tells_names_and_reasons() {
         api.put(Kind::Pod, pod("batch", "worker-2", "10.244.2.2"));
         api.put(Kind::NetworkPolicy, policy(8080));
         let folder = tempfile::tempdir().expect("directory");
-        let kubeconfig = folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
-            "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--kubeconfig",
-        ];
-        let arguments = arguments.into_iter().chain([&*kubeconfig]).map(str::to_owned);
-        let agent = Agent::with(&arguments.collect::<Vec<_>>(), folder.path().join("log"));
+        let arguments = arguments("worker-1", folder.path(), &api.kubeconfig(None), &[]);
+        let agent = Agent::with(&arguments, folder.path().join("log"));
+        let kubeconfig = arguments.last().expect("the kubeconfig").clone();
         agent.until_ready();
         assert!(agent.stop().success());
         let asked = api.calls().len();

@@ -13,28 +13,12 @@ use tokio::runtime::Runtime;
 use super::Agent;
 use super::api::Api;
 use super::canonical::canonical;
+use super::cluster::arguments;
 use super::server::Server;
-
-/// For the API server.
-pub(crate) fn runtime() -> Runtime {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).enable_all().build().expect("a runtime")
-}
 
 /// An agent of a node that watches this API server; its files go into the folder.
 pub(crate) fn agent(api: &Api, node: &str, folder: &tempfile::TempDir) -> Agent {
-    let kubeconfig = folder.path().join("kubeconfig");
-    fs::write(&kubeconfig, api.kubeconfig(None)).expect("write");
-    let kubeconfig = kubeconfig.display().to_string();
-    let fixed = [
-        "agent",
-        "--node-name",
-        node,
-        "--http-addr",
-        "127.0.0.1:0",
-        "--kubeconfig",
-    ];
-    let arguments: Vec<String> = fixed.into_iter().chain([&*kubeconfig]).map(str::to_owned).collect();
+    let arguments = arguments(node, folder.path(), &api.kubeconfig(None), &[]);
     Agent::with(&arguments, folder.path().join("log"))
 }
 

@@ -1,7 +1,6 @@
 //! The agent behind a proxy: a real one, that speaks CONNECT and wants to know who asks.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -14,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::api::{Api, Authority, Kind};
-use super::cluster::{fill, policy, runtime};
+use super::cluster::{arguments, fill, policy, runtime};
 use super::{Agent, in_a_namespace, read, table, until};
 
 /// `me:pass word@`, as an URL has it and as the header has it.
@@ -114,19 +113,12 @@ impl Setup {
     /// An agent with these variables, and this in the kubeconfig's cluster.
     fn agent(&self, variables: &[(&str, &str)], mut cluster: Value) -> Agent {
         cluster["certificate-authority-data"] = json!(ByteString(self.authority.pem().as_bytes().to_vec()));
-        let kubeconfig = self.folder.path().join("kubeconfig");
-        fs::write(&kubeconfig, self.api.kubeconfig_of(cluster, json!({"token": TOKEN}))).expect("write");
-        let kubeconfig = kubeconfig.display().to_string();
-        let arguments = [
-            "agent",
-            "--node-name",
-            "worker-1",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--kubeconfig",
-            &kubeconfig,
-        ];
-        Agent::within(&arguments.map(str::to_owned), variables, self.log())
+        let kubeconfig = self.api.kubeconfig_of(cluster, json!({"token": TOKEN}));
+        Agent::within(
+            &arguments("worker-1", self.folder.path(), &kubeconfig, &[]),
+            variables,
+            self.log(),
+        )
     }
 
     fn server(&self) -> String {

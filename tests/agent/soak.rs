@@ -11,7 +11,8 @@ use tokio::runtime::Runtime;
 
 use super::api::Api;
 use super::chaos::{Random, calm, change, number, trouble};
-use super::held::{Footprint, agent, difference, runtime, value};
+use super::cluster::runtime;
+use super::held::{Footprint, agent, difference, value};
 use super::{Agent, in_a_namespace};
 
 /// In CI. A third of it each: agents that are killed; one that lives, until it has met everything once; the same one once more.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::api::{Api, Kind};
-use super::held::{agent, difference, runtime, value};
+use super::cluster::runtime;
+use super::held::{agent, difference, value};
 use super::objects::{namespace, node, pod, policy};
 use super::{in_a_namespace, table, until};
 
