@@ -5,7 +5,7 @@
 //! connection is meant goes back to the kernel byte by byte as it came. A library of typed netlink messages would have to
 //! understand all of it first.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
@@ -14,15 +14,13 @@ use socket2::Socket;
 use thiserror::Error;
 
 use super::marks::MarkMask;
+use super::nfnetlink::{
+    Message, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, attribute, message, messages, unreadable,
+};
 use crate::netlink::{self, NETLINK_NETFILTER, receive};
 
-// From linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nfnetlink_conntrack.h.
-pub(super) const NLMSG_ERROR: u16 = 2;
-pub(super) const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
+// From linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h.
 const NLM_F_ACK: u16 = 4;
-pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
-pub(super) const NLM_F_DUMP: u16 = 0x300;
 const IPCTNL_MSG_CT_NEW: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = (1 << 8) | 1;
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -31,8 +29,6 @@ const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 /// The two highest bits of an attribute's type are flags.
 const TYPE: u16 = 0x3fff;
-/// A netlink header, and an nfnetlink header behind it.
-const HEADERS: usize = 20;
 const ENOENT: i32 = 2;
 
 /// How long the kernel may take for an answer.
@@ -213,75 +209,6 @@ fn change(socket: &mut Socket, mask: MarkMask, entries: &[Entry]) -> io::Result<
         }
     }
     Ok(())
-}
-
-/// A message, padded to a multiple of four as its attributes are.
-pub(super) fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let length = (HEADERS + attributes.len()) as u32;
-    let mut message = Vec::with_capacity(HEADERS + attributes.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((flags | NLM_F_REQUEST).to_ne_bytes());
-    // Sequence and port: answers come in order, and the kernel fills in the port.
-    message.extend([0; 8]);
-    message.extend([family, 0, 0, 0]);
-    message.extend(attributes);
-    message
-}
-
-/// An attribute of 32 bits, in network order.
-fn attribute(kind: u16, value: u32) -> [u8; 8] {
-    let [a, b] = 8u16.to_ne_bytes();
-    let [c, d] = kind.to_ne_bytes();
-    let [e, f, g, h] = value.to_be_bytes();
-    [a, b, c, d, e, f, g, h]
-}
-
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    /// What follows the netlink header.
-    pub(super) payload: &'a [u8],
-}
-
-impl Message<'_> {
-    /// The error that it reports; none when it acknowledges.
-    pub(super) fn error(&self) -> Option<io::Error> {
-        let code = self.payload.get(..4).and_then(|bytes| bytes.try_into().ok());
-        match code.map(i32::from_ne_bytes) {
-            Some(0) => None,
-            Some(code) => Some(io::Error::from_raw_os_error(code.wrapping_neg())),
-            None => Some(unreadable()),
-        }
-    }
-}
-
-pub(super) fn unreadable() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "the kernel's answer cannot be read")
-}
-
-/// The messages of a datagram.
-pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
-    std::iter::from_fn(move || {
-        if datagram.is_empty() {
-            return None;
-        }
-        let read = || {
-            let length = u32::from_ne_bytes(datagram.get(..4)?.try_into().ok()?) as usize;
-            let message = Message {
-                kind: u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?),
-                flags: u16::from_ne_bytes(datagram.get(6..8)?.try_into().ok()?),
-                payload: datagram.get(16..length)?,
-            };
-            Some((message, length))
-        };
-        let read = read();
-        let next = read
-            .as_ref()
-            .map_or(datagram.len(), |(_, length)| length.next_multiple_of(4));
-        datagram = datagram.get(next..).unwrap_or_default();
-        Some(read.map(|(message, _)| message).ok_or_else(unreadable))
-    })
 }
 
 /// The entry that a message tells of, if its mark has any of the bits.

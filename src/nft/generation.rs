@@ -4,14 +4,13 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::nfnetlink::{HEADERS, message};
 use crate::netlink::{self, NETLINK_NETFILTER};
 
 // From linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h.
-const NFT_MSG_NEWGEN: u16 = (10 << 8) | 15;
+pub(super) const NFT_MSG_NEWGEN: u16 = (10 << 8) | 15;
 const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
-const NLM_F_REQUEST: u16 = 1;
-const NFTA_GEN_ID: u16 = 1;
-const HEADERS: usize = 20;
+pub(super) const NFTA_GEN_ID: u16 = 1;
 
 /// Asks the kernel; none when it does not answer, and then the table must be read to know.
 pub(super) fn generation() -> Option<u32> {
@@ -22,13 +21,8 @@ pub(super) fn generation() -> Option<u32> {
     parse(answer.get(..length)?)
 }
 
-/// A netlink header (length, type, flags, sequence, port) and an nfnetlink header (family, version, resource).
-fn request() -> [u8; HEADERS] {
-    let mut message = [0; HEADERS];
-    message[0..4].copy_from_slice(&(HEADERS as u32).to_ne_bytes());
-    message[4..6].copy_from_slice(&NFT_MSG_GETGEN.to_ne_bytes());
-    message[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    message
+fn request() -> Vec<u8> {
+    message(NFT_MSG_GETGEN, 0, 0, &[])
 }
 
 fn parse(message: &[u8]) -> Option<u32> {
@@ -53,7 +47,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_and_anything_else_is_none() {
-        let mut message = request().to_vec();
+        let mut message = request();
         message[4..6].copy_from_slice(&NFT_MSG_NEWGEN.to_ne_bytes());
         // A process name of three bytes, padded, and then the number.
         message.extend([7u16, 3].map(u16::to_ne_bytes).concat());

@@ -14,6 +14,7 @@ pub mod listing;
 pub mod marks;
 pub mod monitor;
 pub mod names;
+mod nfnetlink;
 mod numbering;
 pub mod render;
 mod render_base;

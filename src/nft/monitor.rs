@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use netlink_packet_core::NlasIterator;
 use socket2::Socket;
 
-use super::generation::generation;
+use super::generation::{NFT_MSG_NEWGEN, NFTA_GEN_ID, generation};
 use super::names::TABLE;
 use crate::netlink::{self, NETLINK_NETFILTER};
 
@@ -17,8 +17,6 @@ const HEADER: usize = 16;
 const HEADERS: usize = HEADER + 4;
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNLGRP_NFTABLES: u32 = 7;
-const NFT_MSG_NEWGEN: u16 = (NFNL_SUBSYS_NFTABLES << 8) | 15;
-const NFTA_GEN_ID: u16 = 1;
 pub(super) const NFPROTO_INET: u8 = 1;
 /// The table's name has this number in messages of every kind.
 const NFTA_TABLE: u16 = 1;

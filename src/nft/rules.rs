@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use netlink_packet_core::NlasIterator;
 
-use super::conntrack::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, message, messages, unreadable};
 use super::monitor::{NFNL_SUBSYS_NFTABLES, NFPROTO_INET, value};
 use super::names::TABLE;
+use super::nfnetlink::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, message, messages, unreadable};
 use crate::netlink::{self, NETLINK_NETFILTER};
 
 // From linux/netfilter/nf_tables.h.
