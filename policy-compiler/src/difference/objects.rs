@@ -72,13 +72,26 @@ impl NamespaceChange {
     }
 }
 
-/// The policies that differ, sorted by name, cluster-wide ones first. A policy of another tier or priority is the same policy.
+/// The policies that differ, sorted by name, cluster-wide ones first. One whose tier or priority is another is still the same policy; two
+/// of one name in different tiers, as two kinds may have them, are not.
 pub fn policies(before: &Cluster, after: &Cluster) -> Vec<PolicyChange> {
-    fn by_name(cluster: &Cluster) -> BTreeMap<PolicyName, Arc<Policy>> {
-        let policies = cluster.policies.values();
-        policies.map(|p| (p.name.clone(), p.clone())).collect()
-    }
-    objects(&by_name(before), &by_name(after), |old, new| {
+    // By name and tier what both clusters have; of the rest, the first of a name is the first of that name.
+    let identified = |cluster: &Cluster, other: &Cluster| {
+        let mut moved: BTreeMap<&PolicyName, usize> = BTreeMap::new();
+        let policies = cluster.policies.iter().map(|(key, policy)| {
+            let identity = match other.policies.contains_key(key) {
+                true => (Some(policy.tier), 0),
+                false => {
+                    let count = moved.entry(&policy.name).or_default();
+                    *count += 1;
+                    (None, *count)
+                }
+            };
+            ((policy.name.clone(), identity), policy.clone())
+        });
+        policies.collect::<BTreeMap<_, _>>()
+    };
+    objects(&identified(before, after), &identified(after, before), |old, new| {
         let aspects = [
             (old.subject != new.subject).then_some(Aspect::Subject),
             (old.ingress != new.ingress).then_some(Aspect::Ingress),
@@ -192,5 +205,55 @@ impl Revert {
             differs
         });
         effects.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Selector;
+    use crate::policy::{NamespaceScope, PodSelection, Tier};
+
+    const ADMIN: Tier = Tier::Admin { priority: 1 };
+    const BASELINE: Tier = Tier::Baseline { priority: 1 };
+
+    /// A cluster with a policy of one name in each of these tiers.
+    fn cluster(tiers: &[Tier]) -> Cluster {
+        let mut cluster = Cluster::default();
+        for tier in tiers {
+            cluster.add_policy(Policy {
+                name: PolicyName {
+                    namespace: None,
+                    name: "shared".into(),
+                },
+                tier: *tier,
+                enforcement: None,
+                subject: PodSelection {
+                    namespaces: NamespaceScope::Matching(Selector::default()),
+                    pods: Selector::default(),
+                },
+                ingress: Some(Vec::new()),
+                egress: None,
+            });
+        }
+        cluster
+    }
+
+    #[track_caller]
+    fn check(before: &[Tier], after: &[Tier], expected: &[(Option<Tier>, Option<Tier>)]) {
+        let found = policies(&cluster(before), &cluster(after));
+        let tier = |policy: &Option<Arc<Policy>>| policy.as_ref().map(|p| p.tier);
+        let found: Vec<_> = found.iter().map(|o| (tier(&o.before), tier(&o.after))).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_policy_that_moved_is_the_same_and_its_namesake_is_not() {
+        check(&[ADMIN], &[BASELINE], &[(Some(ADMIN), Some(BASELINE))]);
+        check(&[ADMIN], &[ADMIN, BASELINE], &[(None, Some(BASELINE))]);
+        check(&[ADMIN, BASELINE], &[BASELINE], &[(Some(ADMIN), None)]);
+        check(&[ADMIN, BASELINE], &[ADMIN, BASELINE], &[]);
+        let later = Tier::Admin { priority: 2 };
+        check(&[ADMIN, BASELINE], &[later, BASELINE], &[(Some(ADMIN), Some(later))]);
     }
 }
