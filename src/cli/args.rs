@@ -419,7 +419,14 @@ pub(crate) enum DiffOutput {
 /// The forms of `test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TestOutput {
+    /// For people; may change
     Text,
+    /// For programs; stable
     Json,
+    /// JUnit's XML, for CI systems
     Junit,
+    /// The Test Anything Protocol, version 14
+    Tap,
+    /// Annotations of a GitHub workflow, beside the cases that fail
+    Github,
 }

@@ -11,6 +11,7 @@ mod diff;
 mod endpoint;
 mod ends;
 mod explain;
+mod github;
 mod lint;
 mod lint_report;
 mod matrix;
@@ -22,6 +23,7 @@ mod preflight;
 mod sarif;
 mod service;
 mod status;
+mod tap;
 mod test;
 mod test_file;
 mod test_report;
@@ -186,6 +188,8 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
         TestOutput::Text => test_report::text(&results),
         TestOutput::Json => test_report::json(&results)?,
         TestOutput::Junit => test_report::junit(&results)?,
+        TestOutput::Tap => tap::tap(&results)?,
+        TestOutput::Github => test_report::github(&results),
     })?;
     let passed = results.iter().all(|r| r.passed);
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })

@@ -168,14 +168,14 @@ impl TestFile {
         })
     }
 
-    /// The node of one side of a case, in the document.
-    pub(crate) fn side(&self, case: usize, side: &str) -> &Node {
+    /// The node of a field of a case, in the document.
+    pub(crate) fn field(&self, case: usize, field: &str) -> &Node {
         let cases = self.node.get("cases").map(|n| &n.value);
         let case = match cases {
             Some(Value::List(items)) => items.get(case),
             _ => None,
         };
-        case.and_then(|c| c.get(side)).unwrap_or(&self.node)
+        case.and_then(|c| c.get(field)).unwrap_or(&self.node)
     }
 
     /// What is wrong with a case, at a place in it.
