@@ -14,6 +14,7 @@ mod explain;
 mod github;
 mod lint;
 mod lint_report;
+mod markdown;
 mod matrix;
 mod outcomes;
 mod output;
@@ -209,7 +210,7 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     print(&match args.output {
         DiffOutput::Text => diff.text(),
         DiffOutput::Json => diff.json()?,
-        DiffOutput::Markdown => diff.markdown(),
+        DiffOutput::Markdown => diff.markdown(&diff::command(args)),
     })?;
     Ok(if diff.is_empty() {
         Outcome::Fine
