@@ -23,7 +23,7 @@ pub(crate) fn tap(results: &[CaseResult]) -> anyhow::Result<String> {
 /// On one line, and without what would begin a directive: a case called `# SKIP` is none that was skipped.
 fn description(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
-    for character in name.chars() {
+    for character in name.trim_end().chars() {
         match character {
             '\\' | '#' => out.extend(['\\', character]),
             _ if is_unprintable(character) => out.push(' '),

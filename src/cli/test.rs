@@ -123,7 +123,7 @@ pub(crate) fn run(paths: &[PathBuf], live: Option<&Target>) -> anyhow::Result<Re
             match judge(&compiled, test, at, case) {
                 Ok(counterexample) => results.push(CaseResult {
                     file: test.file.to_string(),
-                    position: test.field(at, "name").position,
+                    position: test.position(at),
                     test: test.name.clone(),
                     name: case.name.clone(),
                     expect: case.expect,
