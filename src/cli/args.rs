@@ -206,7 +206,7 @@ pub(crate) struct DiffArgs {
     pub(crate) prune: bool,
     #[command(flatten)]
     pub(crate) live: Live,
-    /// The form of the answer: for people, for programs, or for a comment on a pull request
+    /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = DiffOutput::Text)]
     pub(crate) output: DiffOutput,
 }
@@ -411,8 +411,11 @@ pub(crate) enum LintOutput {
 /// The forms of `diff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DiffOutput {
+    /// For people; may change
     Text,
+    /// For programs; stable
     Json,
+    /// A comment on a pull request, as tables of GitHub's markdown; bounded
     Markdown,
 }
 

@@ -23,7 +23,7 @@ const EXAMPLES: usize = 12_000;
 /// How many characters a cell has at most, and a reason.
 const CELL: usize = 300;
 const REASON: usize = 600;
-/// How many bytes the command that shows all may take; of a longer one only its form is told.
+/// How many bytes the command that shows all may take, as markdown; of a longer one only its form is told.
 const COMMAND: usize = 1_000;
 
 /// What becomes of connections.
@@ -259,7 +259,7 @@ pub(crate) fn command(args: &DiffArgs) -> String {
     words.extend(prune.then(|| "--prune".to_owned()));
     words.push("-o json".to_owned());
     let command = words.join(" ");
-    match command.len() <= COMMAND {
+    match code(&command).len() <= COMMAND {
         true => command,
         false => "palisade diff … -o json".to_owned(),
     }
@@ -272,5 +272,43 @@ fn quoted(word: &str) -> String {
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_with_every_list_full_is_one_that_github_takes() {
+        let mut comment = Comment {
+            text: "#".repeat(1_000),
+            left_out: Vec::new(),
+        };
+        let rows: Vec<String> = (0..1_000).map(|_| row(&["→".repeat(31)])).collect();
+        let lists = [List::Opened, List::Closed, List::Told, List::Untold];
+        for list in lists {
+            let [title, meaning] = list.words();
+            comment.table(title, meaning, &["from", "to", "ports", "policies"], &rows, list.room());
+        }
+        for room in [ISOLATION, OBJECTS] {
+            comment.table("Objects", "", &["object", "change", "", "where"], &rows, room);
+        }
+        comment.folded("Why: an example of each", &rows, EXAMPLES);
+        assert_eq!(comment.left_out.len(), 7);
+        let text = comment.end(&"x".repeat(COMMAND));
+        assert!((50_000..65_536).contains(&text.len()), "{}", text.len());
+    }
+
+    #[test]
+    fn the_command_is_one_that_a_shell_takes() {
+        #[track_caller]
+        fn check(word: &str, expected: &str) {
+            assert_eq!(quoted(word), expected);
+        }
+        check("../old/shop-1.yaml", "../old/shop-1.yaml");
+        check("it's new", "'it'\\''s new'");
+        check("$(id)", "'$(id)'");
+        check("", "''");
     }
 }
