@@ -76,7 +76,7 @@ fn what_changed_over_one_family_only_is_said() {
 #[test]
 fn a_comment_says_which_policies_did_it() {
     let pods = ["api", "web", "db"].map(pod).join("---\n");
-    let with = |policies: &[String]| [&[pods.clone()], policies].concat().join("---\n");
+    let with = |policies: &[String]| [std::slice::from_ref(&pods), policies].concat().join("---\n");
     let comment = |old: &str, new: &str| compared([old, new], &["-o", "markdown"]).1;
     let idle = policy("idle", "db", "{from: [{podSelector: {matchLabels: {app: db}}}]}");
     let api = |port: u16| {

@@ -74,6 +74,7 @@ impl Diff<'_> {
             left_out: Vec::new(),
         };
         let found = &self.differences;
+        let changed = self.objects.policies.iter().map(|policy| &*policy.name).collect();
         let mut examples = Vec::new();
         for (list, blocks) in [
             (List::Opened, &found.opened),
@@ -81,7 +82,10 @@ impl Diff<'_> {
             (List::Told, &found.told),
             (List::Untold, &found.untold),
         ] {
-            let rows: Vec<String> = blocks.iter().map(|b| self.connection(list, b, &mut examples)).collect();
+            let rows: Vec<String> = blocks
+                .iter()
+                .map(|b| self.connection(list, b, &changed, &mut examples))
+                .collect();
             let [title, meaning] = list.words();
             let columns = ["from", "to", "ports", "policies"];
             comment.table(title, meaning, &columns, &rows, list.room());
@@ -95,15 +99,14 @@ impl Diff<'_> {
     }
 
     /// A row for connections that changed alike, and their example with its reasons.
-    fn connection(&self, list: List, block: &Block, examples: &mut Vec<String>) -> String {
+    fn connection(&self, list: List, block: &Block, changed: &BTreeSet<&str>, examples: &mut Vec<String>) -> String {
         let entry = self.entry(block);
         let [from, to] = [&entry.from, &entry.to].map(|party| cell(&join(&party.words)));
         let ports = cell(&about(&entry));
         let Some(example) = entry.example else {
             return row(&[from, to, ports, String::new()]);
         };
-        let changed = self.objects.policies.iter().map(|policy| &*policy.name).collect();
-        let Cause { policies, changed } = list.cause(&example, &changed);
+        let Cause { policies, changed } = list.cause(&example, changed);
         let unchanged = if changed || policies.is_empty() {
             ""
         } else {

@@ -257,4 +257,6 @@ fn a_large_cluster_is_told_in_few_lines() {
     }
     // Four lines for an entry, and a bound on each list.
     assert!(diff.text().lines().count() < 300, "{}", diff.text());
+    let comment = diff.markdown("palisade diff");
+    assert!(comment.len() < 65_536, "{comment}");
 }
