@@ -141,7 +141,7 @@ fn a_long_comment_is_cut_and_says_so() {
     for title in ["Opened", "Closed", "Objects"] {
         let list = text.split(&format!("**{title}**")).nth(1).unwrap();
         let list = list.split("\n\n**").next().unwrap();
-        let list = list.split("\n\n<details><summary>Why").next().unwrap();
+        let list = list.split("\n\n<details><summary>Examples").next().unwrap();
         let rows = list
             .lines()
             .filter(|line| line.starts_with("| ") && !line.contains("---"));
@@ -157,7 +157,12 @@ fn a_long_comment_is_cut_and_says_so() {
             "{title} {rows}: {end}"
         );
     }
-    assert!(end.contains(" of 500, ") || end.contains(" of 500. "), "{end}");
+    assert!(end.contains("Examples ") && end.contains(" of 500."), "{end}");
+    // Of each list, what is seen at once is explained.
+    for title in ["Opened", "Closed"] {
+        let examples = text.matches(&format!("\n- **{title}**: ")).count();
+        assert!(examples >= 10, "{title}: {examples}");
+    }
 }
 
 #[test]

@@ -75,17 +75,21 @@ impl Diff<'_> {
         };
         let found = &self.differences;
         let changed = self.objects.policies.iter().map(|policy| &*policy.name).collect();
-        let mut examples = Vec::new();
+        // Those of what is seen at once come first.
+        let (mut examples, mut others) = (Vec::new(), Vec::new());
         for (list, blocks) in [
             (List::Opened, &found.opened),
             (List::Closed, &found.closed),
             (List::Told, &found.told),
             (List::Untold, &found.untold),
         ] {
-            let rows: Vec<String> = blocks
-                .iter()
-                .map(|b| self.connection(list, b, &changed, &mut examples))
-                .collect();
+            let mut rows = Vec::new();
+            for block in blocks {
+                let (row, example) = self.connection(list, block, &changed);
+                let of_seen = rows.len() < SEEN;
+                if of_seen { &mut examples } else { &mut others }.extend(example);
+                rows.push(row);
+            }
             let [title, meaning] = list.words();
             let columns = ["from", "to", "ports", "policies"];
             comment.table(title, meaning, &columns, &rows, list.room());
@@ -94,17 +98,18 @@ impl Diff<'_> {
         comment.table("Isolation", "", &columns, &self.isolation_rows(), ISOLATION);
         let columns = ["object", "change", "", "where"];
         comment.table("Objects", "", &columns, &self.object_rows(), OBJECTS);
-        comment.folded("Why: an example of each", &examples, EXAMPLES);
+        examples.append(&mut others);
+        comment.folded("Examples: why each has changed", &examples, EXAMPLES);
         comment.end(command)
     }
 
     /// A row for connections that changed alike, and their example with its reasons.
-    fn connection(&self, list: List, block: &Block, changed: &BTreeSet<&str>, examples: &mut Vec<String>) -> String {
+    fn connection(&self, list: List, block: &Block, changed: &BTreeSet<&str>) -> (String, Option<String>) {
         let entry = self.entry(block);
         let [from, to] = [&entry.from, &entry.to].map(|party| cell(&join(&party.words)));
         let ports = cell(&about(&entry));
         let Some(example) = entry.example else {
-            return row(&[from, to, ports, String::new()]);
+            return (row(&[from, to, ports, String::new()]), None);
         };
         let Cause { policies, changed } = list.cause(&example, changed);
         let unchanged = if changed || policies.is_empty() {
@@ -127,8 +132,7 @@ impl Diff<'_> {
             let word = judged.verdict.word().0;
             let _ = writeln!(text, "  - {when}, {word}: {}", prose(&clipped(&judged.reason, REASON)));
         }
-        examples.push(text);
-        row(&[from, to, ports, cell(&names(&policies)) + unchanged])
+        (row(&[from, to, ports, cell(&names(&policies)) + unchanged]), Some(text))
     }
 
     fn isolation_rows(&self) -> Vec<String> {
@@ -297,7 +301,7 @@ mod tests {
         for room in [ISOLATION, OBJECTS] {
             comment.table("Objects", "", &["object", "change", "", "where"], &rows, room);
         }
-        comment.folded("Why: an example of each", &rows, EXAMPLES);
+        comment.folded("Examples: why each has changed", &rows, EXAMPLES);
         assert_eq!(comment.left_out.len(), 7);
         let text = comment.end(&"x".repeat(COMMAND));
         assert!((50_000..65_536).contains(&text.len()), "{}", text.len());
