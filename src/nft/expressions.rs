@@ -58,6 +58,11 @@ pub(super) fn name_of_number(number: u32) -> Option<&'static str> {
     }
 }
 
+/// The number behind such a name.
+pub(super) fn number_of_name(name: &str) -> Option<u32> {
+    (0..256).find(|number| name_of_number(*number) == Some(name))
+}
+
 /// `ct original ip saddr`: who opened the connection.
 pub(super) fn client(family: Family) -> Expression<'static> {
     connection_address(family, CTDir::Original)

@@ -46,6 +46,6 @@ pub use transaction::Transaction;
 pub use whole::{replace, restore};
 
 /// So many denied connections are remembered in each record.
-const RECORD_SIZE: u32 = 4096;
+pub(crate) const RECORD_SIZE: u32 = 4096;
 /// For so long after they were last seen.
 pub(crate) const RECORD_SECONDS: u32 = 3600;

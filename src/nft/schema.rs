@@ -9,7 +9,8 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::expressions::protocol_number;
+use super::denials::Denial;
+use super::expressions::{number_of_name, protocol_number};
 use super::names::{ChainName, Family, KeyType, SetName, TABLE};
 use super::ruleset::{Element, Key, Rule};
 use super::text::PRIORITY;
@@ -92,6 +93,7 @@ struct ElementObject<'a> {
 enum Items<'a> {
     Elements(&'a [(Key, Element)]),
     Keys(&'a [Key]),
+    Entries(&'a [Denial]),
 }
 
 impl Serialize for Items<'_> {
@@ -99,6 +101,7 @@ impl Serialize for Items<'_> {
         match self {
             Items::Elements(elements) => serializer.collect_seq(elements.iter().map(|(key, e)| Item(key, e))),
             Items::Keys(keys) => serializer.collect_seq(keys.iter().map(KeyItem)),
+            Items::Entries(entries) => serializer.collect_seq(entries.iter().map(EntryItem)),
         }
     }
 }
@@ -177,6 +180,30 @@ impl Serialize for KeyItem<'_> {
     }
 }
 
+/// An entry of the record: `{"concat": ["10.0.0.1", "10.0.0.2", 6, 80]}`.
+struct EntryItem<'a>(&'a Denial);
+
+impl Serialize for EntryItem<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum ProtocolPart<'a> {
+            Number(u32),
+            // As nft has written it.
+            Name(&'a str),
+        }
+        let Denial { from, to, protocol, .. } = self.0;
+        let number = protocol.parse().ok().or_else(|| number_of_name(protocol));
+        let protocol = number.map_or(ProtocolPart::Name(protocol), ProtocolPart::Number);
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self.0.port {
+            Some(port) => map.serialize_entry("concat", &(from, to, protocol, port))?,
+            None => map.serialize_entry("concat", &(from, to, protocol))?,
+        }
+        map.end()
+    }
+}
+
 #[derive(Serialize)]
 struct Goto {
     goto: Target,
@@ -209,6 +236,7 @@ fn command(operation: &Operation) -> Command<'_> {
         Operation::DeleteSet(name) => Command::Delete(set(*name, None)),
         Operation::AddElements(name, elements) => Command::Add(elements_of(*name, Items::Elements(elements))),
         Operation::DeleteElements(name, keys) => Command::Delete(elements_of(*name, Items::Keys(keys))),
+        Operation::Forget(name, entries) => Command::Delete(elements_of(*name, Items::Entries(entries))),
     }
 }
 
