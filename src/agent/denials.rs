@@ -39,6 +39,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// At most so many are logged in that time; then one line says how many more there were.
 const LINES: usize = 20;
 
+/// So many of these are of one source: a scan must not hide the others.
+const LINES_OF_ONE: usize = 5;
+
 /// So many policies are named in one of them.
 const POLICIES: usize = 8;
 
@@ -207,7 +210,8 @@ impl Log {
         if self.logged.contains(&class) {
             return;
         }
-        if self.logged.len() >= LINES {
+        let of_one = self.logged.iter().filter(|(from, ..)| *from == class.0).count();
+        if self.logged.len() >= LINES || of_one >= LINES_OF_ONE {
             self.more.insert(class);
             return;
         }

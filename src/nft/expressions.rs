@@ -58,11 +58,6 @@ pub(super) fn name_of_number(number: u32) -> Option<&'static str> {
     }
 }
 
-/// The number behind such a name.
-pub(super) fn number_of_name(name: &str) -> Option<u32> {
-    (0..256).find(|number| name_of_number(*number) == Some(name))
-}
-
 /// `ct original ip saddr`: who opened the connection.
 pub(super) fn client(family: Family) -> Expression<'static> {
     connection_address(family, CTDir::Original)
@@ -374,10 +369,11 @@ pub(super) fn limit(rate: u32) -> Statement<'static> {
     })
 }
 
-/// `limit rate over 100/second burst 100 packets`: matches what is beyond the rate.
-pub(super) fn limit_over(rate: u32) -> Statement<'static> {
+/// `limit rate over 10/second burst 50 packets`: matches what is beyond the rate.
+pub(super) fn limit_over(rate: u32, burst: u32) -> Statement<'static> {
     match limit(rate) {
         Statement::Limit(limit) => Statement::Limit(Limit {
+            burst: Some(burst),
             inv: Some(true),
             ..limit
         }),

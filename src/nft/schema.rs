@@ -5,17 +5,18 @@ use std::net::IpAddr;
 
 use nftables::schema::SetType::{self, InetProto, InetService};
 use nftables::schema::{Chain, Rule as JsonRule, SetTypeValue, Table};
+use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::denials::Denial;
-use super::expressions::{number_of_name, protocol_number};
+use super::expressions::{name_of_number, protocol_number};
 use super::names::{ChainName, Family, KeyType, SetName, TABLE};
+use super::render_base::beyond_share;
 use super::ruleset::{Element, Key, Rule};
 use super::text::PRIORITY;
 use super::transaction::Operation;
-use super::{RECORD_SECONDS, RECORD_SIZE};
 
 /// A document for `nft -j -f -`.
 #[derive(Serialize)]
@@ -74,12 +75,15 @@ struct SetSpec {
     size: Option<u32>,
     /// What each element does when it is met: `[{"counter": null}]`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stmt: Option<[Counter; 1]>,
+    stmt: Option<[Each; 1]>,
 }
 
 #[derive(Serialize)]
-struct Counter {
-    counter: (),
+#[serde(rename_all = "lowercase")]
+enum Each {
+    Counter(()),
+    #[serde(untagged)]
+    Limit(Statement<'static>),
 }
 
 #[derive(Serialize)]
@@ -193,7 +197,8 @@ impl Serialize for EntryItem<'_> {
             Name(&'a str),
         }
         let Denial { from, to, protocol, .. } = self.0;
-        let number = protocol.parse().ok().or_else(|| number_of_name(protocol));
+        let known = || (0..256).find(|number| name_of_number(*number) == Some(protocol));
+        let number = protocol.parse().ok().or_else(known);
         let protocol = number.map_or(ProtocolPart::Name(protocol), ProtocolPart::Number);
         let mut map = serializer.serialize_map(Some(1))?;
         match self.0.port {
@@ -296,7 +301,7 @@ fn set_spec(name: SetName) -> SetSpec {
     };
     let concatenated = |parts: &[SetType]| SetTypeValue::Concatenated(parts.to_vec().into());
     let interval = name.key_type() == KeyType::Interval;
-    let dynamic = name.is_dynamic();
+    let (size, timeout) = name.bounds().unzip();
     SetSpec {
         key: match name.key_type() {
             KeyType::Address | KeyType::Interval => SetTypeValue::Single(address),
@@ -308,15 +313,19 @@ fn set_spec(name: SetName) -> SetSpec {
         map: name.is_map().then_some("verdict"),
         flags: if interval {
             &["interval"]
-        } else if dynamic {
+        } else if timeout.is_some() {
             // nft 1.0.6 refuses "dynamic" here; the rule that updates the set brings it about.
             &["timeout"]
         } else {
             &[]
         },
-        timeout: dynamic.then_some(RECORD_SECONDS),
-        size: dynamic.then_some(RECORD_SIZE),
-        stmt: name.counts().then_some([Counter { counter: () }]),
+        timeout,
+        size,
+        stmt: match (name.counts(), name.limits()) {
+            (true, _) => Some([Each::Counter(())]),
+            (_, true) => Some([Each::Limit(beyond_share())]),
+            _ => None,
+        },
     }
 }
 

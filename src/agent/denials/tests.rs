@@ -230,12 +230,27 @@ async fn a_scan_is_a_few_lines() {
         scene.send("10.0.0.3", "10.0.0.1", port);
     }
     scene.look();
-    assert_eq!(scene.lines().len(), LINES);
+    assert_eq!(scene.lines().len(), LINES_OF_ONE);
+    // It hides nobody else.
+    scene.send("10.0.0.4", "10.0.0.1", 80);
+    advance(LOOK_EVERY).await;
+    scene.look();
+    assert!(scene.lines()[0].contains("from=10.0.0.4 "));
     advance(QUIET).await;
     scene.look();
-    let more = " INFO and 480 more sorts of denied connections in the last minute: `palisade denied` shows all";
+    let more = " INFO and 495 more sorts of denied connections in the last minute: `palisade denied` shows all";
     assert_eq!(scene.lines(), [more]);
-    assert_eq!(scene.exposed()[0], series("web-1", 500));
+    assert_eq!(scene.exposed()[0], series("web-1", 501));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_scans_are_not_many_lines() {
+    let mut scene = Scene::new();
+    for source in 4..=40 {
+        scene.send(&format!("10.0.0.{source}"), "10.0.0.1", 80);
+    }
+    scene.look();
+    assert_eq!(scene.lines().len(), LINES);
 }
 
 #[tokio::test(start_paused = true)]
