@@ -101,7 +101,8 @@ pub(crate) fn a_scanner_hides_nobody() -> Result {
     let scan = Scan::start(vec![scanner], to, Duration::ZERO);
     let denied = "palisade_denied_packets_total{namespace=\"shop\",pod=\"db\",direction=\"ingress\"}";
     agent.until("more is denied than there is room for", |agent| {
-        Ok(agent.metric(denied)? > 2 * SIZE as u64)
+        // There is no such metric before the first look.
+        Ok(agent.metric(denied).unwrap_or_default() > 2 * SIZE as u64)
     })?;
     send(&world, &api, to, [9000].into_iter())?;
     let is_it = |denial: &Denial| denial.from == from && denial.words() == "9000/UDP";
@@ -183,7 +184,6 @@ pub(crate) fn scanners_make_room_for_others() -> Result {
     agent.until("the next is recorded", |_| {
         Ok(record(&world, "b")?.iter().any(is_it(9001)))
     })?;
-    agent.until("it is logged", |agent| Ok(agent.log().contains("9001/UDP")))?;
     let repairs = agent.metric("palisade_drift_repairs_total")?;
     let found = agent.metric(checks)?;
     must(
