@@ -244,6 +244,24 @@ async fn a_scan_is_a_few_lines() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_counted_for_no_pod_is_told_within_a_minute() {
+    let mut scene = Scene::new();
+    scene.look();
+    // Pods of one bridge, by addresses of which no policy knows whose they are.
+    scene.send("fe80::2", "fe80::1", 80);
+    advance(LOOK_EVERY).await;
+    scene.look();
+    assert!(scene.lines().is_empty(), "no counter has moved");
+    advance(READ_EVERY).await;
+    scene.look();
+    let lines = scene.lines();
+    assert!(
+        lines.len() == 1 && lines[0].contains("from=fe80::2 to=fe80::1 port=\"80/TCP\""),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_scans_are_not_many_lines() {
     let mut scene = Scene::new();
     for source in 4..=40 {
