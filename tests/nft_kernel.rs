@@ -418,6 +418,21 @@ fn nft_needs_no_names_of_protocols() {
         ];
         cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
         check_loads(&rendered(&cluster));
+
+        // What was recorded is listed by numbers then, told by the names that we know, and taken out by numbers again.
+        let added = std::process::Command::new("nft")
+            .arg(
+                "add element inet palisade denied4 { 192.0.2.1 . 192.0.2.2 . 6 . 80 };
+                 add element inet palisade denied4_other { 192.0.2.1 . 192.0.2.2 . 1, 192.0.2.1 . 192.0.2.2 . 47 }",
+            )
+            .status();
+        assert!(added.unwrap().success());
+        let nft = Nft::default();
+        let record = nft.denials().unwrap().unwrap();
+        let words: BTreeSet<String> = record.iter().map(Denial::words).collect();
+        assert_eq!(words, ["47", "80/TCP", "ICMP"].map(str::to_owned).into());
+        nft.apply(&palisade::nft::denials::forget(record).unwrap()).unwrap();
+        assert_eq!(nft.denials().unwrap(), Some(Vec::new()));
     });
 }
 

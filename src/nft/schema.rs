@@ -73,7 +73,7 @@ struct SetSpec {
     timeout: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u32>,
-    /// What each element does when it is met: `[{"counter": null}]`.
+    /// What each element does when it is met: `[{"counter": null}]`, or `[{"limit": {…}}]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stmt: Option<[Each; 1]>,
 }
@@ -83,7 +83,7 @@ struct SetSpec {
 enum Each {
     Counter(()),
     #[serde(untagged)]
-    Limit(Statement<'static>),
+    Limit(Box<Statement<'static>>),
 }
 
 #[derive(Serialize)]
@@ -323,7 +323,7 @@ fn set_spec(name: SetName) -> SetSpec {
         size,
         stmt: match (name.counts(), name.limits()) {
             (true, _) => Some([Each::Counter(())]),
-            (_, true) => Some([Each::Limit(beyond_share())]),
+            (_, true) => Some([Each::Limit(Box::new(beyond_share()))]),
             _ => None,
         },
     }
