@@ -58,7 +58,7 @@ pub(crate) fn send(world: &World, from: &Place, to: IpAddr, ports: impl Iterator
     Ok(())
 }
 
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result {
     let start = Instant::now();
     while !done()? {
         must(start.elapsed() < PATIENCE, format!("not within {PATIENCE:?}: {what}"))?;
