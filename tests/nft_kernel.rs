@@ -3,14 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use palisade::agent::Enforcer;
+use palisade::agent::enforcer::ApplyError;
 use palisade::nft::names::ChainName;
 use palisade::nft::transaction::{Operation, Transaction};
-use palisade::nft::{Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace};
+use palisade::nft::{
+    Denial, Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace,
+};
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName};
 use policy_compiler::compile::{Compiler, Subjects, compile};
@@ -62,6 +66,39 @@ fn say(line: &str) {
 fn is_real_root() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
     map.contains("4294967295")
+}
+
+/// Entries of every sort, some of which are taken out, by the names and numbers that the kernel lists them with. To whoever looks
+/// after the table nothing has happened.
+fn entries_of_the_record_go(enforcer: &mut Enforcer<Nft>, by: impl Fn(&str)) {
+    let four = "192.0.2.1 . 192.0.2.2";
+    let six = "2001:db8::1 . 2001:db8::2";
+    by(&format!(
+        "add element inet palisade denied4 {{ {four} . tcp . 80, {four} . udp . 53, {four} . sctp . 9, {four} . tcp . 81 }};
+         add element inet palisade denied6 {{ {six} . tcp . 80, {six} . tcp . 81 }};
+         add element inet palisade denied4_other {{ {four} . 1, {four} . 47, {four} . 253, {four} . 51 }};
+         add element inet palisade denied6_other {{ {six} . 58, {six} . 50 }};"
+    ));
+    assert_eq!(enforcer.drift().unwrap(), None, "what rules fill may be anything");
+    assert!(!enforcer.is_touched());
+    let record = || Nft::default().denials().unwrap().unwrap();
+    let stays = |denial: &Denial| ["81/TCP", "AH", "51", "ESP", "50"].contains(&denial.words().as_str());
+    let (stay, go): (Vec<Denial>, Vec<Denial>) = record().into_iter().partition(stays);
+    assert_eq!((stay.len(), go.len()), (4, 8), "{stay:?} {go:?}");
+    let unconfirmed = enforcer.is_unconfirmed();
+    enforcer.forget(go.clone()).unwrap();
+    assert!(!enforcer.is_touched() && enforcer.is_unconfirmed() == unconfirmed);
+    let keys = |record: Vec<Denial>| -> BTreeSet<_> { record.into_iter().map(|d| (d.from, d.words())).collect() };
+    assert_eq!(keys(record()), keys(stay.clone()));
+
+    // One that is no longer there: nothing of its step happens.
+    let refused = enforcer.forget([stay[0].clone(), go[0].clone()]);
+    assert!(
+        matches!(refused, Err(ApplyError::Kernel(KernelError::Refused(_)))),
+        "{refused:?}"
+    );
+    assert_eq!(record().len(), stay.len());
+    assert!(!enforcer.is_touched());
 }
 
 fn rendered(cluster: &Cluster) -> Ruleset {
@@ -381,6 +418,21 @@ fn nft_needs_no_names_of_protocols() {
         ];
         cluster.add_policy(policy("db", Selector::everything(), ingress, Some(Vec::new())));
         check_loads(&rendered(&cluster));
+
+        // What was recorded is listed by numbers then, told by the names that we know, and taken out by numbers again.
+        let added = std::process::Command::new("nft")
+            .arg(
+                "add element inet palisade denied4 { 192.0.2.1 . 192.0.2.2 . 6 . 80 };
+                 add element inet palisade denied4_other { 192.0.2.1 . 192.0.2.2 . 1, 192.0.2.1 . 192.0.2.2 . 47 }",
+            )
+            .status();
+        assert!(added.unwrap().success());
+        let nft = Nft::default();
+        let record = nft.denials().unwrap().unwrap();
+        let words: BTreeSet<String> = record.iter().map(Denial::words).collect();
+        assert_eq!(words, ["47", "80/TCP", "ICMP"].map(str::to_owned).into());
+        nft.apply(&palisade::nft::denials::forget(record).unwrap()).unwrap();
+        assert_eq!(nft.denials().unwrap(), Some(Vec::new()));
     });
 }
 
@@ -572,6 +624,7 @@ fn our_own_changes_are_not_doubted_and_those_of_others_are_seen() {
         assert!(!enforcer.is_touched(), "tables of others");
         by("delete table inet theirs");
         assert!(!enforcer.is_touched());
+        entries_of_the_record_go(&mut enforcer, by);
 
         // As many rules as there were, in a chain that was learned and not listed.
         let chain = enforcer

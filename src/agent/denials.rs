@@ -1,8 +1,8 @@
 //! What was denied on this node, told: the kernel's counters become metrics of each pod, and its record becomes log lines, a
-//! few a minute, with the reason from the reference evaluator.
+//! few a minute, with the reason from the reference evaluator. Then room is made in the record.
 //!
 //! The counters are read every few seconds and not when somebody scrapes: each listing is a start of nft. The record is
-//! read only when a counter has moved.
+//! read when a counter has moved, and seldom otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,13 +16,19 @@ use policy_compiler::policy::PolicyName;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::enforcer::{ApplyError, Enforcer};
 use super::metrics::{ByPod, Metrics};
 use crate::nft::denials::unknown_words;
 use crate::nft::names::{Family, Side};
-use crate::nft::{Denial, Kernel, KernelError, Mode, Settings, UnknownPods};
+use crate::nft::{Denial, Kernel, Mode, UnknownPods};
+
+mod room;
 
 /// How often the counters are read.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the record is read although no counter has moved: what is addressed to no pod is recorded, and counted for none.
+const READ_EVERY: Duration = Duration::from_secs(60);
 
 /// Reading takes at most one part in so many of the time.
 const SHARE: u32 = 20;
@@ -33,6 +39,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// At most so many are logged in that time; then one line says how many more there were.
 const LINES: usize = 20;
 
+/// So many of these are of one source: a scan must not hide the others.
+const LINES_OF_ONE: usize = 5;
+
 /// So many policies are named in one of them.
 const POLICIES: usize = 8;
 
@@ -40,6 +49,7 @@ const POLICIES: usize = 8;
 #[derive(Debug, Default)]
 pub struct Denials {
     look_at: Option<Instant>,
+    read_at: Option<Instant>,
     /// The kernel's counters as they were last read. They begin anew when the table is replaced; ours do not.
     counted: BTreeMap<(Side, IpAddr, PodName), u64>,
     /// The same of addresses that nobody knows.
@@ -72,33 +82,25 @@ struct News {
 
 impl Denials {
     /// Reads the kernel when it is time to; cheap otherwise.
-    pub fn look<K: Kernel>(
-        &mut self,
-        kernel: &K,
-        node: &Name,
-        cluster: &Cluster,
-        settings: Settings,
-        metrics: &Metrics,
-    ) {
+    pub fn look<K: Kernel>(&mut self, enforcer: &mut Enforcer<K>, cluster: &Cluster, metrics: &Metrics) {
         let start = Instant::now();
         if self.look_at.is_some_and(|at| start < at) {
             return;
         }
-        if let Err(error) = self.read(kernel, node, cluster, settings, metrics) {
-            // Whoever looks after the table says what is wrong with nft; a count is only late.
-            debug!("the counters of denied packets cannot be read: {error}");
+        if let Err(error) = self.read(enforcer, cluster, metrics) {
+            // Whoever looks after the table says what is wrong with nft; a count is only late, and room is made with the next.
+            debug!("the counters of denied packets cannot be read, or there is no room for more: {error}");
         }
         self.look_at = Some(Instant::now() + LOOK_EVERY.max(start.elapsed().saturating_mul(SHARE)));
     }
 
     fn read<K: Kernel>(
         &mut self,
-        kernel: &K,
-        node: &Name,
+        enforcer: &mut Enforcer<K>,
         cluster: &Cluster,
-        settings: Settings,
         metrics: &Metrics,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), ApplyError> {
+        let (kernel, node, settings) = (enforcer.kernel(), enforcer.node(), enforcer.settings());
         let local = local(node, cluster);
         self.forget(&local, metrics);
         let mut moved = false;
@@ -125,15 +127,27 @@ impl Denials {
         }
         let now = Instant::now();
         self.log.turn(now);
-        if moved && let Some(record) = kernel.denials()? {
-            let evaluator = Evaluator::new(cluster);
-            for news in self.news(record, &evaluator) {
-                let book = evaluator.addresses();
-                let unknown = (news.denial.unknown_end(cluster, book, Some(node))).filter(|_| drops_unknown);
-                self.log.line(&news, unknown, &evaluator, settings.mode, now);
-            }
+        if !moved && self.read_at.is_some_and(|at| now < at) {
+            return Ok(());
         }
-        Ok(())
+        self.read_at = Some(now + READ_EVERY);
+        let Some(record) = kernel.denials()? else { return Ok(()) };
+        let surplus = room::surplus(&record);
+        let evaluator = Evaluator::new(cluster);
+        for news in self.news(record, &evaluator) {
+            let book = evaluator.addresses();
+            let unknown = (news.denial.unknown_end(cluster, book, Some(node))).filter(|_| drops_unknown);
+            self.log.line(&news, unknown, &evaluator, settings.mode, now);
+        }
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        debug!("the record grows full: {} of its entries make room", surplus.len());
+        for denial in &surplus {
+            // Its first packet is news when it comes again.
+            self.recorded.remove(&key(denial));
+        }
+        enforcer.forget(surplus)
     }
 
     /// Drops the series of pods that are gone.
@@ -157,7 +171,7 @@ impl Denials {
         let mut recorded = BTreeMap::new();
         let mut news = Vec::new();
         for denial in record {
-            let key = (denial.from, denial.to, denial.words());
+            let key = key(&denial);
             let packets = increase(self.recorded.get(&key).copied(), denial.packets);
             recorded.insert(key, denial.packets);
             if packets > 0 {
@@ -196,7 +210,8 @@ impl Log {
         if self.logged.contains(&class) {
             return;
         }
-        if self.logged.len() >= LINES {
+        let of_one = self.logged.iter().filter(|(from, ..)| *from == class.0).count();
+        if self.logged.len() >= LINES || of_one >= LINES_OF_ONE {
             self.more.insert(class);
             return;
         }
@@ -243,6 +258,10 @@ fn local<'a>(node: &Name, cluster: &'a Cluster) -> BTreeMap<IpAddr, &'a PodName>
     let pods = cluster.pods.values().filter(here);
     pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, &pod.name)))
         .collect()
+}
+
+fn key(denial: &Denial) -> (IpAddr, IpAddr, String) {
+    (denial.from, denial.to, denial.words())
 }
 
 /// By how much a counter has risen; one that is lower than it was has begun anew.

@@ -17,7 +17,9 @@ use thiserror::Error;
 use self::seen::Seen;
 use super::verified::{Step, Verified};
 use crate::nft::transaction::OperationError;
-use crate::nft::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, render, replace, restore};
+use crate::nft::{
+    Denial, Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, denials, render, replace, restore,
+};
 
 mod seen;
 
@@ -291,6 +293,16 @@ impl<K: Kernel> Enforcer<K> {
             },
         }
         Ok(true)
+    }
+
+    /// Takes entries out of the record of denials. Whatever becomes of it, policy is not touched.
+    pub fn forget(&mut self, entries: impl IntoIterator<Item = Denial>) -> Result<(), ApplyError> {
+        let transaction = denials::forget(entries)?;
+        match &mut self.seen {
+            Some(seen) => seen.follow(&self.kernel, &transaction)?,
+            None => self.kernel.apply(&transaction)?,
+        }
+        Ok(())
     }
 
     /// Which connections pass by their mark, and why not.

@@ -480,10 +480,7 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
     /// Looks what was denied, when it is time to.
     fn look(&mut self) {
         if let Some(cluster) = &self.cluster {
-            let (enforcer, metrics) = (&self.enforcer, &self.shared.metrics);
-            let settings = enforcer.settings();
-            self.denials
-                .look(enforcer.kernel(), enforcer.node(), cluster, settings, metrics);
+            self.denials.look(&mut self.enforcer, cluster, &self.shared.metrics);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the kernel remembers of denied packets: the record (who tried to reach whom, a sample of at most a hundred packets a
 //! second) and the exact counters of every judged pod. The answers to `nft -j list set` come in, plain values go out.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::expressions::{name_of_number, protocol_name};
 use super::names::{Family, SetName, Side};
+use super::transaction::{Operation, OperationError, Transaction};
 use super::{RECORD_SECONDS, ruleset};
 
 /// One entry of the record: the packets of denied connections from one address to one port of another.
@@ -67,6 +69,11 @@ impl Denial {
         })
     }
 
+    /// The set of the record that it is an entry of.
+    pub fn set(&self) -> SetName {
+        set_of(self.from, self.port)
+    }
+
     /// The traffic in words: `5432/TCP`, `ICMP`.
     pub fn words(&self) -> String {
         match self.traffic() {
@@ -95,6 +102,38 @@ pub(super) fn record_sets() -> impl Iterator<Item = SetName> {
     Family::BOTH
         .into_iter()
         .flat_map(|family| [SetName::Denied(family), SetName::DeniedOther(family)])
+}
+
+/// The set of the record that has entries from such an address.
+pub(super) fn set_of(from: IpAddr, port: Option<u16>) -> SetName {
+    let family = Family::of(from);
+    match port {
+        Some(_) => SetName::Denied(family),
+        None => SetName::DeniedOther(family),
+    }
+}
+
+/// What takes entries out of the record, a step for each set: nft refuses a step that names an entry which is not there.
+pub fn forget(entries: impl IntoIterator<Item = Denial>) -> Result<Transaction, OperationError> {
+    let mut sets: BTreeMap<SetName, Vec<Denial>> = BTreeMap::new();
+    for entry in entries {
+        sets.entry(entry.set()).or_default().push(entry);
+    }
+    let mut transaction = Transaction::default();
+    for (set, entries) in sets {
+        transaction.next_step();
+        transaction.add(Operation::Forget(set, entries))?;
+    }
+    Ok(transaction)
+}
+
+/// An entry's key as nft text.
+pub(super) fn element(entry: &Denial) -> String {
+    let Denial { from, to, protocol, .. } = entry;
+    match entry.port {
+        Some(port) => format!("{from} . {to} . {protocol} . {port}"),
+        None => format!("{from} . {to} . {protocol}"),
+    }
 }
 
 /// Reads the listing of one set of the record.

@@ -369,10 +369,11 @@ pub(super) fn limit(rate: u32) -> Statement<'static> {
     })
 }
 
-/// `limit rate over 100/second burst 100 packets`: matches what is beyond the rate.
-pub(super) fn limit_over(rate: u32) -> Statement<'static> {
+/// `limit rate over 10/second burst 50 packets`: matches what is beyond the rate.
+pub(super) fn limit_over(rate: u32, burst: u32) -> Statement<'static> {
     match limit(rate) {
         Statement::Limit(limit) => Statement::Limit(Limit {
+            burst: Some(burst),
             inv: Some(true),
             ..limit
         }),

@@ -1,7 +1,7 @@
 //! A kernel in memory. It holds a table to the rules that the real one has (nothing refers to what is not there, nothing is
 //! removed while something refers to it, a step is all or nothing), and can dump itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,8 +9,9 @@ use std::time::Duration;
 use nftables::expr::Expression;
 use nftables::stmt::Statement;
 
+use super::RECORD_SIZE;
 use super::conntrack::Clearing;
-use super::denials::{Count, Denial};
+use super::denials::{self, Count, Denial};
 use super::expressions::name_of_number;
 use super::kernel::{Kernel, KernelError};
 use super::listing::Listing;
@@ -28,7 +29,7 @@ pub struct Fake {
 }
 
 /// What packets have left behind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     /// By set and element.
     counts: BTreeMap<(SetName, Key), u64>,
@@ -53,7 +54,7 @@ impl Fake {
             }
             seen.unknown += trace.unknown;
             for entry in &trace.recorded {
-                *seen.record.entry(*entry).or_default() += 1;
+                seen.record(*entry);
             }
         }
         Ok(trace)
@@ -82,7 +83,9 @@ impl Kernel for Fake {
         for step in transaction.steps() {
             let mut next = table.clone();
             for operation in step {
-                apply(operation, &mut next).map_err(|reason| KernelError::Refused(format!("{operation}: {reason}")))?;
+                apply(operation, &mut next)
+                    .and_then(|()| self.seen().can_forget(operation))
+                    .map_err(|reason| KernelError::Refused(format!("{operation}: {reason}")))?;
             }
             self.seen().forget(step);
             *table = next;
@@ -93,7 +96,7 @@ impl Kernel for Fake {
     fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
         let trial = Fake {
             table: Mutex::new(self.content()),
-            seen: Mutex::default(),
+            seen: Mutex::new(self.seen().clone()),
         };
         trial.apply(transaction)
     }
@@ -110,13 +113,8 @@ impl Kernel for Fake {
 
     fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
         let entry = |(entry, packets): (&Recorded, &u64)| Denial {
-            from: entry.from,
-            to: entry.to,
-            protocol: name_of_number(entry.protocol.into()).map_or(entry.protocol.to_string(), str::to_owned),
-            port: entry.port,
             packets: *packets,
-            bytes: 0,
-            ago: Duration::ZERO,
+            ..denial(entry)
         };
         let there = self.table().is_some();
         Ok(there.then(|| self.seen().record.iter().map(entry).collect()))
@@ -155,6 +153,31 @@ impl Kernel for Fake {
 }
 
 impl Seen {
+    /// Without room, nothing new.
+    fn record(&mut self, entry: Recorded) {
+        let set = |entry: &Recorded| denials::set_of(entry.from, entry.port);
+        let taken = || self.record.keys().filter(|other| set(other) == set(&entry)).count();
+        if self.record.contains_key(&entry) || taken() < RECORD_SIZE as usize {
+            *self.record.entry(entry).or_default() += 1;
+        }
+    }
+
+    /// Whether what an operation takes out of the record is there.
+    fn can_forget(&self, operation: &Operation) -> Result<(), &'static str> {
+        let Operation::Forget(_, entries) = operation else {
+            return Ok(());
+        };
+        let known: BTreeSet<String> = self
+            .record
+            .keys()
+            .map(|entry| denials::element(&denial(entry)))
+            .collect();
+        match entries.iter().all(|entry| known.contains(&denials::element(entry))) {
+            true => Ok(()),
+            false => Err(MISSING),
+        }
+    }
+
     /// What goes with the elements, sets and tables that a step removes.
     fn forget(&mut self, step: &[Operation]) {
         for operation in step {
@@ -162,6 +185,11 @@ impl Seen {
                 Operation::DeleteTable => *self = Seen::default(),
                 Operation::DeleteElements(set, keys) => {
                     self.counts.retain(|(s, key), _| s != set || !keys.contains(key));
+                }
+                Operation::Forget(_, entries) => {
+                    let gone: BTreeSet<String> = entries.iter().map(denials::element).collect();
+                    self.record
+                        .retain(|entry, _| !gone.contains(&denials::element(&denial(entry))));
                 }
                 Operation::FlushChain(ChainName::Unknown) => self.unknown = 0,
                 Operation::DeleteSet(set) => self.counts.retain(|(s, _), _| s != set),
@@ -171,8 +199,22 @@ impl Seen {
     }
 }
 
+/// An entry as it is listed, without a packet.
+fn denial(entry: &Recorded) -> Denial {
+    Denial {
+        from: entry.from,
+        to: entry.to,
+        protocol: name_of_number(entry.protocol.into()).map_or(entry.protocol.to_string(), str::to_owned),
+        port: entry.port,
+        packets: 0,
+        bytes: 0,
+        ago: Duration::ZERO,
+    }
+}
+
+const MISSING: &str = "No such file or directory";
+
 fn apply(operation: &Operation, table: &mut Option<Ruleset>) -> Result<(), &'static str> {
-    const MISSING: &str = "No such file or directory";
     const BUSY: &str = "Device or resource busy";
     match operation {
         Operation::AddTable => {
@@ -244,6 +286,9 @@ fn apply(operation: &Operation, table: &mut Option<Ruleset>) -> Result<(), &'sta
             for key in keys {
                 set.remove(key).ok_or(MISSING)?;
             }
+        }
+        Operation::Forget(name, _) => {
+            table.sets.get(name).ok_or(MISSING)?;
         }
     }
     Ok(())

@@ -45,7 +45,18 @@ pub use text::PRIORITY;
 pub use transaction::Transaction;
 pub use whole::{replace, restore};
 
+/// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
+/// cost more than it is worth.
+const RECORDS_PER_SECOND: u32 = 100;
+/// Of those that begin one, so many of one source, ...
+const SHARE_PER_SECOND: u32 = 10;
+/// ... and so many at once: nobody takes all.
+const SHARE_AT_ONCE: u32 = 50;
+/// So many sources are told apart; what others send is only bounded by what is left to all.
+const SOURCES: u32 = 4096;
+/// For so long after they were last denied something. By then its share is whole again.
+const SOURCE_SECONDS: u32 = 60;
 /// So many denied connections are remembered in each record.
-const RECORD_SIZE: u32 = 4096;
+pub(crate) const RECORD_SIZE: u32 = 4096;
 /// For so long after they were last seen.
 pub(crate) const RECORD_SECONDS: u32 = 3600;

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use policy_compiler::policy::Direction;
 use policy_compiler::table::Kind;
 
+use super::{RECORD_SECONDS, RECORD_SIZE, SOURCE_SECONDS, SOURCES};
+
 /// The family of the one table.
 pub const TABLE_FAMILY: &str = "inet";
 /// The name of the one table.
@@ -219,6 +221,8 @@ pub enum SetName {
     Known(Family),
     /// `exempt4`: pairs of addresses that policy never touches: a pod with itself, a pod with its own node.
     Exempt(Family),
+    /// `denied4_sources`: who was denied something lately, each with a limit on what is recorded of it.
+    Sources(Family),
     /// `denied4`: a sample of denied connections, source, destination, protocol and port.
     Denied(Family),
     /// `denied4_other`: the same for protocols without ports.
@@ -244,6 +248,7 @@ impl fmt::Display for SetName {
             }
             SetName::Known(family) => write!(f, "known{family}"),
             SetName::Exempt(family) => write!(f, "exempt{family}"),
+            SetName::Sources(family) => write!(f, "denied{family}_sources"),
             SetName::Denied(family) => write!(f, "denied{family}"),
             SetName::DeniedOther(family) => write!(f, "denied{family}_other"),
         }
@@ -275,7 +280,8 @@ impl SetName {
             | SetName::Counters(_)
             | SetName::Audited(_)
             | SetName::Peers(_)
-            | SetName::Known(_) => KeyType::Address,
+            | SetName::Known(_)
+            | SetName::Sources(_) => KeyType::Address,
             SetName::Cell(_, _, Extent::Ports) => KeyType::Port,
             SetName::Cell(..) => KeyType::Address,
             SetName::Cidrs(..) => KeyType::Interval,
@@ -296,6 +302,7 @@ impl SetName {
             | SetName::Cell(side, ..) => side.family,
             SetName::Known(family)
             | SetName::Exempt(family)
+            | SetName::Sources(family)
             | SetName::Denied(family)
             | SetName::DeniedOther(family) => *family,
         }
@@ -311,12 +318,29 @@ impl SetName {
 
     /// Whether rules fill it, not transactions.
     pub fn is_dynamic(&self) -> bool {
-        matches!(self, SetName::Denied(_) | SetName::DeniedOther(_))
+        self.bounds().is_some()
+    }
+
+    /// Of one that rules fill: how many elements it has at most, and for how many seconds after a packet met them.
+    pub fn bounds(&self) -> Option<(u32, u32)> {
+        match self {
+            SetName::Sources(_) => Some((SOURCES, SOURCE_SECONDS)),
+            SetName::Denied(_) | SetName::DeniedOther(_) => Some((RECORD_SIZE, RECORD_SECONDS)),
+            _ => None,
+        }
     }
 
     /// Whether each of its elements counts the packets that meet it.
     pub fn counts(&self) -> bool {
-        self.is_dynamic() || matches!(self, SetName::Counters(_))
+        matches!(
+            self,
+            SetName::Counters(_) | SetName::Denied(_) | SetName::DeniedOther(_)
+        )
+    }
+
+    /// Whether a packet meets an element of it only when it is beyond the element's share of the record.
+    pub fn limits(&self) -> bool {
+        matches!(self, SetName::Sources(_))
     }
 }
 
@@ -345,6 +369,7 @@ mod tests {
             sets.extend([
                 SetName::Known(family),
                 SetName::Exempt(family),
+                SetName::Sources(family),
                 SetName::Denied(family),
                 SetName::DeniedOther(family),
             ]);

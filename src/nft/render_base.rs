@@ -19,11 +19,7 @@ use super::marks::Marks;
 use super::names::{ChainName, Family, SetName, Side};
 use super::ruleset::{Rule, Ruleset};
 use super::settings::{DenyAction, Mode, Settings};
-use super::unknown;
-
-/// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
-/// cost more than it is worth.
-const RECORDS_PER_SECOND: u32 = 100;
+use super::{RECORDS_PER_SECOND, SHARE_AT_ONCE, SHARE_PER_SECOND, unknown};
 
 /// So many senders of denied packets are answered in a second, of each sort of answer; beyond that they hear nothing.
 const ANSWERS_PER_SECOND: u32 = 1000;
@@ -34,6 +30,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
     let families = Family::BOTH.into_iter().flat_map(|family| {
         [
             SetName::Exempt(family),
+            SetName::Sources(family),
             SetName::Denied(family),
             SetName::DeniedOther(family),
         ]
@@ -259,14 +256,37 @@ fn denied(settings: Settings) -> Vec<Rule> {
     rules
 }
 
+/// What is beyond one source's share of the record.
+pub(super) fn beyond_share() -> Statement<'static> {
+    limit_over(SHARE_PER_SECOND, SHARE_AT_ONCE)
+}
+
 /// Remembers who tried to reach whom, by the connection; a packet without one is only counted.
 fn record() -> Vec<Rule> {
-    let limited = |states: &[&'static str]| Rule::new([state(states), limit_over(RECORDS_PER_SECOND), back()]);
+    let limited = |states: &[&'static str]| {
+        Rule::new([
+            state(states),
+            limit_over(RECORDS_PER_SECOND, RECORDS_PER_SECOND),
+            back(),
+        ])
+    };
+    let mut rules: Vec<Rule> = Family::BOTH
+        .map(|family| {
+            Rule::new([
+                state(&["new"]),
+                update(SetName::Sources(family), client(family)),
+                back(),
+            ])
+        })
+        .into();
+    rules[0] = rules[0]
+        .clone()
+        .commented("what is beyond its share: a scan must not hide the others");
     // Apart, because in audit mode a busy connection would leave nothing to those that begin.
-    let mut rules = vec![
-        limited(&["new"]).commented("a scan must not cost much"),
+    rules.extend([
+        limited(&["new"]).commented("nor must many cost much"),
         limited(&["established", "related"]).commented("nor a busy connection"),
-    ];
+    ]);
     for family in Family::BOTH {
         for protocol in Protocol::ALL {
             let key = concat([client(family), server(family), connection_protocol(), server_port()]);

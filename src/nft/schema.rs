@@ -5,16 +5,18 @@ use std::net::IpAddr;
 
 use nftables::schema::SetType::{self, InetProto, InetService};
 use nftables::schema::{Chain, Rule as JsonRule, SetTypeValue, Table};
+use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::expressions::protocol_number;
+use super::denials::Denial;
+use super::expressions::{name_of_number, protocol_number};
 use super::names::{ChainName, Family, KeyType, SetName, TABLE};
+use super::render_base::beyond_share;
 use super::ruleset::{Element, Key, Rule};
 use super::text::PRIORITY;
 use super::transaction::Operation;
-use super::{RECORD_SECONDS, RECORD_SIZE};
 
 /// A document for `nft -j -f -`.
 #[derive(Serialize)]
@@ -71,14 +73,17 @@ struct SetSpec {
     timeout: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u32>,
-    /// What each element does when it is met: `[{"counter": null}]`.
+    /// What each element does when it is met: `[{"counter": null}]`, or `[{"limit": {…}}]`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stmt: Option<[Counter; 1]>,
+    stmt: Option<[Each; 1]>,
 }
 
 #[derive(Serialize)]
-struct Counter {
-    counter: (),
+#[serde(rename_all = "lowercase")]
+enum Each {
+    Counter(()),
+    #[serde(untagged)]
+    Limit(Box<Statement<'static>>),
 }
 
 #[derive(Serialize)]
@@ -92,6 +97,7 @@ struct ElementObject<'a> {
 enum Items<'a> {
     Elements(&'a [(Key, Element)]),
     Keys(&'a [Key]),
+    Entries(&'a [Denial]),
 }
 
 impl Serialize for Items<'_> {
@@ -99,6 +105,7 @@ impl Serialize for Items<'_> {
         match self {
             Items::Elements(elements) => serializer.collect_seq(elements.iter().map(|(key, e)| Item(key, e))),
             Items::Keys(keys) => serializer.collect_seq(keys.iter().map(KeyItem)),
+            Items::Entries(entries) => serializer.collect_seq(entries.iter().map(EntryItem)),
         }
     }
 }
@@ -177,6 +184,31 @@ impl Serialize for KeyItem<'_> {
     }
 }
 
+/// An entry of the record: `{"concat": ["10.0.0.1", "10.0.0.2", 6, 80]}`.
+struct EntryItem<'a>(&'a Denial);
+
+impl Serialize for EntryItem<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum ProtocolPart<'a> {
+            Number(u32),
+            // As nft has written it.
+            Name(&'a str),
+        }
+        let Denial { from, to, protocol, .. } = self.0;
+        let known = || (0..256).find(|number| name_of_number(*number) == Some(protocol));
+        let number = protocol.parse().ok().or_else(known);
+        let protocol = number.map_or(ProtocolPart::Name(protocol), ProtocolPart::Number);
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self.0.port {
+            Some(port) => map.serialize_entry("concat", &(from, to, protocol, port))?,
+            None => map.serialize_entry("concat", &(from, to, protocol))?,
+        }
+        map.end()
+    }
+}
+
 #[derive(Serialize)]
 struct Goto {
     goto: Target,
@@ -209,6 +241,7 @@ fn command(operation: &Operation) -> Command<'_> {
         Operation::DeleteSet(name) => Command::Delete(set(*name, None)),
         Operation::AddElements(name, elements) => Command::Add(elements_of(*name, Items::Elements(elements))),
         Operation::DeleteElements(name, keys) => Command::Delete(elements_of(*name, Items::Keys(keys))),
+        Operation::Forget(name, entries) => Command::Delete(elements_of(*name, Items::Entries(entries))),
     }
 }
 
@@ -268,7 +301,7 @@ fn set_spec(name: SetName) -> SetSpec {
     };
     let concatenated = |parts: &[SetType]| SetTypeValue::Concatenated(parts.to_vec().into());
     let interval = name.key_type() == KeyType::Interval;
-    let dynamic = name.is_dynamic();
+    let (size, timeout) = name.bounds().unzip();
     SetSpec {
         key: match name.key_type() {
             KeyType::Address | KeyType::Interval => SetTypeValue::Single(address),
@@ -280,15 +313,19 @@ fn set_spec(name: SetName) -> SetSpec {
         map: name.is_map().then_some("verdict"),
         flags: if interval {
             &["interval"]
-        } else if dynamic {
+        } else if timeout.is_some() {
             // nft 1.0.6 refuses "dynamic" here; the rule that updates the set brings it about.
             &["timeout"]
         } else {
             &[]
         },
-        timeout: dynamic.then_some(RECORD_SECONDS),
-        size: dynamic.then_some(RECORD_SIZE),
-        stmt: name.counts().then_some([Counter { counter: () }]),
+        timeout,
+        size,
+        stmt: match (name.counts(), name.limits()) {
+            (true, _) => Some([Each::Counter(())]),
+            (_, true) => Some([Each::Limit(Box::new(beyond_share()))]),
+            _ => None,
+        },
     }
 }
 

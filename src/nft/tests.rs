@@ -1,6 +1,7 @@
 //! Tests of rendering and differences by example; `tests/nft_tracer.rs` has the properties, `tests/nft_kernel.rs` the kernel.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use policy_compiler::cells::AddressRange;
 use policy_compiler::changes::Changes;
@@ -20,7 +21,7 @@ use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
 use super::tracer::{Connection, Packet, SYN, State, Tracer, Way};
 use super::transaction::{Operation, OperationError};
-use super::{Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
+use super::{Denial, Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
 
 const IN4: Side = Side {
     direction: Direction::Ingress,
@@ -512,6 +513,21 @@ fn operations_are_validated_when_they_are_added() {
         Operation::DeleteElements(SetName::Denied(Family::V4), vec![Key::Pair(v4, v4)]),
         |e| matches!(e, OperationError::Dynamic(_)),
     );
+    let entry = |from: IpAddr, port| Denial {
+        from,
+        to: from,
+        protocol: "tcp".to_owned(),
+        port,
+        packets: 1,
+        bytes: 60,
+        ago: Duration::ZERO,
+    };
+    for entry in [entry(v6, Some(80)), entry(v4, None)] {
+        check_refused(Operation::Forget(SetName::Denied(Family::V4), vec![entry]), wrong_type);
+    }
+    check_refused(Operation::Forget(SetName::Denied(Family::V4), Vec::new()), |e| {
+        matches!(e, OperationError::NoElements(_))
+    });
     let odd = NftRule::new([nftables::stmt::Statement::Notrack]);
     check_refused(Operation::AddRule(ChainName::Denied, odd), |e| {
         matches!(e, OperationError::UnknownRule { .. })

@@ -8,6 +8,7 @@ use nftables::types::RejectCode;
 
 use super::expressions::{FIRST_CHUNK, name_of_number, protocol_name};
 use super::names::{ChainName, KeyType, SetName, TABLE, TABLE_FAMILY};
+use super::render_base::beyond_share;
 use super::ruleset::{Element, Key, Rule, Ruleset};
 
 /// The priority of the base chain on the forward hook.
@@ -67,12 +68,11 @@ pub(super) fn set_spec(name: SetName) -> String {
     if name.key_type() == KeyType::Interval {
         spec.push_str(" flags interval;");
     }
-    if name.is_dynamic() {
-        spec.push_str(&format!(
-            " size {}; flags dynamic,timeout; timeout {}s;",
-            super::RECORD_SIZE,
-            super::RECORD_SECONDS
-        ));
+    if let Some((size, seconds)) = name.bounds() {
+        spec.push_str(&format!(" size {size}; flags dynamic,timeout; timeout {seconds}s;"));
+    }
+    if name.limits() {
+        spec.push_str(&format!(" {};", statement(&beyond_share())));
     }
     if name.counts() {
         spec.push_str(" counter;");

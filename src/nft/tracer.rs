@@ -354,6 +354,8 @@ impl Walk<'_> {
                     return Err(TraceError::Invalid(format!("a rule updates {set}")));
                 }
                 match self.value(&update.elem, protocol_known)? {
+                    // No rate is ever exceeded here either.
+                    Some(Value::Address(source)) if set == SetName::Sources(Family::of(source)) => Flow::NoMatch,
                     Some(key) => {
                         trace.recorded.push(recorded(set, &key)?);
                         Flow::Next

@@ -5,6 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::denials::{self, Denial};
 use super::names::{ChainName, SetName, TABLE, TABLE_FAMILY};
 use super::ruleset::{COMMENT_LIMIT, Element, Key, Rule};
 use super::schema::Document;
@@ -33,6 +34,8 @@ pub enum Operation {
     AddElements(SetName, Vec<(Key, Element)>),
     /// Removes elements.
     DeleteElements(SetName, Vec<Key>),
+    /// Removes entries of the record, which only rules fill.
+    Forget(SetName, Vec<Denial>),
 }
 
 impl Operation {
@@ -136,6 +139,7 @@ impl Transaction {
         let size = |operation: &Operation| match operation {
             Operation::AddElements(_, elements) => elements.len(),
             Operation::DeleteElements(_, keys) => keys.len(),
+            Operation::Forget(_, entries) => entries.len(),
             _ => 1,
         };
         self.steps.iter().flatten().map(size).sum()
@@ -202,6 +206,10 @@ impl fmt::Display for Operation {
                 let keys: Vec<String> = keys.iter().map(Key::to_string).collect();
                 write!(f, "delete element {table} {name} {{ {} }}", keys.join(", "))
             }
+            Operation::Forget(name, entries) => {
+                let entries: Vec<String> = entries.iter().map(denials::element).collect();
+                write!(f, "delete element {table} {name} {{ {} }}", entries.join(", "))
+            }
         }
     }
 }
@@ -228,6 +236,14 @@ fn validate(operation: &Operation) -> Result<(), OperationError> {
             Ok(())
         }
         Operation::DeleteElements(set, keys) => validate_keys(*set, keys.iter()),
+        Operation::Forget(set, entries) => match entries.iter().find(|entry| entry.set() != *set) {
+            Some(Denial { from, to, .. }) => Err(OperationError::WrongType {
+                set: *set,
+                key: Key::Pair(*from, *to),
+            }),
+            None if entries.is_empty() => Err(OperationError::NoElements(*set)),
+            None => Ok(()),
+        },
         _ => Ok(()),
     }
 }

@@ -27,21 +27,21 @@ const NONE: &str = "kind: NetworkPolicyList\napiVersion: networking.k8s.io/v1\ni
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The packets that a node has counted for one address in a direction; 0 when it counts none for it.
-fn counted(world: &World, name: &str, direction: Direction, address: IpAddr) -> Result<u64> {
+pub(crate) fn counted(world: &World, name: &str, direction: Direction, address: IpAddr) -> Result<u64> {
     let family = NftFamily::of(address);
     let counts = world.kernel(name, |kernel| kernel.counts(Side { direction, family }))?;
     let counts = counts.ok_or("there is no table")?;
     Ok(counts.iter().find(|c| c.address == address).map_or(0, |c| c.packets))
 }
 
-fn record(world: &World, name: &str) -> Result<Vec<Denial>> {
+pub(crate) fn record(world: &World, name: &str) -> Result<Vec<Denial>> {
     Ok(world
         .kernel(name, |kernel| kernel.denials())?
         .ok_or("there is no table")?)
 }
 
 /// Sends datagrams to ports of an address, so slowly that no queue on the way overflows.
-fn send(world: &World, from: &Place, to: IpAddr, ports: impl Iterator<Item = u16>) -> Result {
+pub(crate) fn send(world: &World, from: &Place, to: IpAddr, ports: impl Iterator<Item = u16>) -> Result {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let source = world.socket(from, family, 0)?;
     let socket = world.netns(from)?.run(|| UdpSocket::bind(source))??;
@@ -58,13 +58,18 @@ fn send(world: &World, from: &Place, to: IpAddr, ports: impl Iterator<Item = u16
     Ok(())
 }
 
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result {
     let start = Instant::now();
     while !done()? {
         must(start.elapsed() < PATIENCE, format!("not within {PATIENCE:?}: {what}"))?;
         sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// So many packets that begin connections of one source are recorded in some time, at most.
+pub(crate) fn share(time: Duration) -> u64 {
+    50 + 10 * (time.as_secs() + 1)
 }
 
 pub(crate) fn counters_are_exact_and_the_record_is_a_sample() -> Result {
@@ -119,7 +124,6 @@ pub(crate) fn counters_are_exact_and_the_record_is_a_sample() -> Result {
         send(&world, &web, db_address, std::iter::repeat_n(53, 3000))?;
         world.policies(&format!("{DENY_ALL}---{DB_INGRESS}"))?;
         send(&world, &web, db_address, std::iter::repeat_n(53, 1000))?;
-        let allowance = 100 + 101 * (start.elapsed().as_secs() + 1);
         let found = counted(&world, "a", Direction::Egress, web_address)?;
         must(
             found == 4000,
@@ -136,7 +140,7 @@ pub(crate) fn counters_are_exact_and_the_record_is_a_sample() -> Result {
             .find(|d| d.from == web_address)
             .ok_or("nothing was recorded")?;
         must(
-            entry.packets >= 1 && entry.packets <= allowance.min(3999),
+            entry.packets >= 50 && entry.packets <= share(start.elapsed()),
             format!("{family:?}: {} of 4000 packets were recorded", entry.packets),
         )?;
         // Counters and records are no change of the table.
@@ -144,27 +148,6 @@ pub(crate) fn counters_are_exact_and_the_record_is_a_sample() -> Result {
         must(drift.is_none(), format!("{family:?}: {drift:?}"))?;
     }
     Ok(())
-}
-
-/// Every port once: each counted, few recorded, and the record has an end.
-pub(crate) fn a_scan_of_all_ports_stays_bounded() -> Result {
-    let mut world = World::of(CLUSTER, Mode::Enforce)?;
-    world.policies(DENY_ALL)?;
-    let (web, db) = (pod("web"), pod("db"));
-    let (from, to) = (world.address(&web, Family::V4)?, world.address(&db, Family::V4)?);
-    let start = Instant::now();
-    send(&world, &web, to, 1..=65535)?;
-    let took = start.elapsed();
-    let found = counted(&world, "a", Direction::Egress, from)?;
-    must(found == 65535, format!("65535 datagrams were denied, {found} counted"))?;
-    let entries = record(&world, "a")?.len();
-    let allowance = (100 + 101 * (took.as_secs() as usize + 1)).min(4096);
-    must(
-        entries >= 100 && entries <= allowance,
-        format!("{entries} entries after {took:?}"),
-    )?;
-    let listed = nft(&world, "a", "list set inet palisade denied4")?;
-    must(listed.contains("size 4096"), "the record has no end")
 }
 
 pub(crate) fn entries_age() -> Result {
@@ -331,7 +314,7 @@ fn nft(world: &World, name: &str, command: &str) -> Result<String> {
 }
 
 /// Runs this program on a node.
-fn palisade(world: &World, place: &Place, arguments: &[&str]) -> Result<Output> {
+pub(crate) fn palisade(world: &World, place: &Place, arguments: &[&str]) -> Result<Output> {
     let run = || Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output();
     Ok(world.netns(place)?.run(run)??)
 }

@@ -22,6 +22,7 @@ mod paths;
 mod plan;
 mod process;
 mod random;
+mod scan;
 mod services;
 mod shop;
 #[path = "../support/mod.rs"]
@@ -225,7 +226,11 @@ fn main() -> ExitCode {
                 failed(denials::counters_are_exact_and_the_record_is_a_sample())
             }),
             ("a_scan_of_all_ports_stays_bounded", || {
-                failed(denials::a_scan_of_all_ports_stays_bounded())
+                failed(scan::a_scan_of_all_ports_stays_bounded())
+            }),
+            ("a_scanner_hides_nobody", || failed(scan::a_scanner_hides_nobody())),
+            ("scanners_make_room_for_others", || {
+                failed(scan::scanners_make_room_for_others())
             }),
             ("entries_age", || failed(denials::entries_age())),
             ("audit_records_what_enforcing_does", || {

@@ -118,11 +118,13 @@ impl Process {
         Ok(process)
     }
 
-    fn manifests(&self) -> PathBuf {
+    /// The folder of manifests.
+    pub(crate) fn manifests(&self) -> PathBuf {
         self.folder.path().join("manifests")
     }
 
-    fn log(&self) -> String {
+    /// The log so far.
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 

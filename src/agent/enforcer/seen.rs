@@ -58,6 +58,23 @@ impl Seen {
         }
     }
 
+    /// As [`apply`]. After an error the next look tells whether the table was changed.
+    pub(super) fn follow(&mut self, kernel: &impl Kernel, transaction: &Transaction) -> Result<(), KernelError> {
+        self.pass_over(kernel);
+        let before = kernel.generation();
+        kernel.apply(transaction)?;
+        let last = before
+            .filter(|_| self.generation == before)
+            .and_then(|before| alone_until(kernel, before, transaction));
+        let operations = || transaction.steps().flatten();
+        let chains = operations().filter_map(Operation::chain);
+        self.unlearned.extend(chains.map(|chain| chain.to_string()));
+        // What rules fill is no part of what is compared.
+        self.followed |= operations().any(|operation| !matches!(operation, Operation::Forget(..)));
+        self.generation = last;
+        Ok(())
+    }
+
     /// Whether the rules that are known are as they were.
     pub(super) fn agrees(&self, rules: &BTreeMap<String, u64>) -> bool {
         let known = |(chain, _): &(&String, &u64)| !self.unlearned.contains(*chain);
@@ -77,16 +94,7 @@ pub(super) fn apply<K: Kernel>(
         kernel.apply(transaction)?;
         return Ok(None);
     };
-    seen.pass_over(kernel);
-    let before = kernel.generation();
-    kernel.apply(transaction)?;
-    let last = before
-        .filter(|_| seen.generation == before)
-        .and_then(|before| alone_until(kernel, before, transaction));
-    let chains = transaction.steps().flatten().filter_map(Operation::chain);
-    seen.unlearned.extend(chains.map(|chain| chain.to_string()));
-    seen.followed = true;
-    seen.generation = last;
+    seen.follow(kernel, transaction)?;
     Ok(Some(seen))
 }
 
