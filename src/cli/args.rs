@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Show what a change opens and closes: connections, not lines of text
     Diff(DiffArgs),
-    /// Enforce policy on this node
+    /// Enforce policy on this node (needs root, or the capability NET_ADMIN)
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
@@ -147,7 +147,7 @@ pub(crate) struct MatrixArgs {
 
 /// `palisade lint`
 #[derive(Debug, Args)]
-#[command(after_help = LINT)]
+#[command(after_help = lint_help())]
 pub(crate) struct LintArgs {
     #[command(flatten)]
     pub(crate) manifests: Manifests,
@@ -168,12 +168,18 @@ pub(crate) struct LintArgs {
     pub(crate) output: LintOutput,
 }
 
-const LINT: &str = "\
-Warnings end with exit code 1, notes do not. A RULE is the name that stands behind a finding, such as selects-no-pod. The annotation \
-palisade.dev/lint-ignore of an object, with such names separated by commas, rules out findings about that object.";
+fn lint_help() -> String {
+    let rules: Vec<&str> = Code::all().map(Code::id).collect();
+    format!(
+        "Warnings end with exit code 1, notes do not. The annotation palisade.dev/lint-ignore of an object, with rules separated by \
+         commas, rules out findings about that object.\nA RULE is the name that stands behind a finding: {}.",
+        rules.join(", ")
+    )
+}
 
 /// `palisade test`
 #[derive(Debug, Args)]
+#[command(after_help = TEST_FILE)]
 pub(crate) struct TestArgs {
     /// Test files, or folders with test files (documents of other kinds are passed over)
     #[arg(value_name = "TEST", required = true)]
@@ -184,6 +190,20 @@ pub(crate) struct TestArgs {
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub(crate) output: TestOutput,
 }
+
+const TEST_FILE: &str = "\
+A test file:
+  apiVersion: palisade.dev/v1alpha1
+  kind: ConnectivityTest
+  metadata: {name: shop}
+  resources: [../manifests/]            # files and folders, relative to this file
+  cases:
+  - name: only the api reaches the database
+    from: {not: [shop/deployment/api]}  # an ENDPOINT as of explain, a selection of pods, or a list
+    to: shop/statefulset/db
+    ports: all                          # or a PORT, or a list
+    expect: deny                        # or allow: every pair on every port
+Exit codes: 0 all cases passed; 1 a case failed; 2 bad usage or input, such as an end that stands for nothing.";
 
 const PRUNE: &str = "\
 With --overlay or --live, NEW stands for the cluster after `kubectl apply -f NEW`: objects of the same kind, namespace and name are \
@@ -224,10 +244,11 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig, if not its current one
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    // `requires` alone lets it pass beside a folder, which excludes what is required.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig", conflicts_with = "manifests")]
     pub(crate) context: Option<String>,
     /// Where /healthz, /readyz, /status and /metrics are served
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440", value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
@@ -304,7 +325,7 @@ pub(crate) struct PreflightArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Where the agent serves: its own --http-addr
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440", value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -320,6 +341,11 @@ pub(crate) struct DemoArgs {
     /// The form of the report
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
     pub(crate) output: TextOrJson,
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:9440 or [::1]:9440; a name is none".to_owned())
 }
 
 /// What the agent does with a denied packet.

@@ -187,7 +187,7 @@ pub(crate) fn parse_code(text: &str) -> Result<Code, String> {
     text.parse().map_err(|()| {
         let near = crate::manifests::nearest(text, Code::all().map(Code::id));
         let hint = near.map_or_else(
-            || "docs/lint.md lists them".to_owned(),
+            || "`palisade lint --help` lists them".to_owned(),
             |near| format!("did you mean {near}?"),
         );
         format!("\"{text:.80}\" is not a rule: {hint}")

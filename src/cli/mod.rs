@@ -301,6 +301,13 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_preflight(args: &PreflightArgs) -> anyhow::Result<Outcome> {
+    // Without its files every look at them would find nothing to object to.
+    if !args.root.is_dir() {
+        anyhow::bail!(
+            "--root {}: there is no such folder: name the one where the node's file system is mounted",
+            args.root.display()
+        );
+    }
     let in_a_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let cluster = match &args.kubeconfig {
         Some(file) => Some(agent::source::Target::Kubeconfig {
