@@ -200,6 +200,10 @@ fn bad_usage_is_refused() {
     refused(&["denied", "--manifests", "shop", "--live"], &both);
     refused(&["test", "shop.yaml", "--kubeconfig", "config"], &["--live"]);
     refused(&["denied", "--namespace", "shop"], &["--manifests <PATH>...|--live"]);
+    refused(
+        &["denied", "--live", "--pod", "web-0"],
+        &["write the pod's namespace and its name, such as shop/web-0"],
+    );
     refused(&["compile", "shop", "-o", "xml"], &["xml", "text, json, nft"]);
     refused(&["test", "shop.yaml", "-o", "tap"], &["tap", "text, json, junit"]);
     refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);

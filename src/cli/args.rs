@@ -11,6 +11,7 @@ use policy_compiler::diagnostics::Code;
 use super::endpoint::EndpointSpec;
 use super::lint::parse_code;
 use super::ports::PortSpec;
+use crate::agent::HTTP_ADDRESS;
 use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
@@ -147,7 +148,7 @@ pub(crate) struct MatrixArgs {
 
 /// `palisade lint`
 #[derive(Debug, Args)]
-#[command(after_help = lint_help())]
+#[command(after_help = super::lint::help())]
 pub(crate) struct LintArgs {
     #[command(flatten)]
     pub(crate) manifests: Manifests,
@@ -168,18 +169,9 @@ pub(crate) struct LintArgs {
     pub(crate) output: LintOutput,
 }
 
-fn lint_help() -> String {
-    let rules: Vec<&str> = Code::all().map(Code::id).collect();
-    format!(
-        "Warnings end with exit code 1, notes do not. The annotation palisade.dev/lint-ignore of an object, with rules separated by \
-         commas, rules out findings about that object.\nA RULE is the name that stands behind a finding: {}.",
-        rules.join(", ")
-    )
-}
-
 /// `palisade test`
 #[derive(Debug, Args)]
-#[command(after_help = TEST_FILE)]
+#[command(after_help = super::test_file::FORM)]
 pub(crate) struct TestArgs {
     /// Test files, or folders with test files (documents of other kinds are passed over)
     #[arg(value_name = "TEST", required = true)]
@@ -190,20 +182,6 @@ pub(crate) struct TestArgs {
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub(crate) output: TestOutput,
 }
-
-const TEST_FILE: &str = "\
-A test file:
-  apiVersion: palisade.dev/v1alpha1
-  kind: ConnectivityTest
-  metadata: {name: shop}
-  resources: [../manifests/]            # files and folders, relative to this file
-  cases:
-  - name: only the api reaches the database
-    from: {not: [shop/deployment/api]}  # an ENDPOINT as of explain, a selection of pods, or a list
-    to: shop/statefulset/db
-    ports: all                          # or a PORT, or a list
-    expect: deny                        # or allow: every pair on every port
-Exit codes: 0 all cases passed; 1 a case failed; 2 bad usage or input, such as an end that stands for nothing.";
 
 const PRUNE: &str = "\
 With --overlay or --live, NEW stands for the cluster after `kubectl apply -f NEW`: objects of the same kind, namespace and name are \
@@ -248,7 +226,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "NAME", requires = "kubeconfig", conflicts_with = "manifests")]
     pub(crate) context: Option<String>,
     /// Where /healthz, /readyz, /status and /metrics are served
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDRESS", default_value_t = HTTP_ADDRESS, value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
@@ -289,7 +267,7 @@ pub(crate) struct DeniedArgs {
     #[arg(short, long, value_name = "NAME", requires = "cluster")]
     pub(crate) namespace: Option<String>,
     /// Only what has this pod at an end
-    #[arg(long, value_name = "NAMESPACE/POD", requires = "cluster")]
+    #[arg(long, value_name = "NAMESPACE/POD", requires = "cluster", value_parser = parse_pod)]
     pub(crate) pod: Option<String>,
     /// The form of the answer; with --watch, json is a document a line
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -325,7 +303,7 @@ pub(crate) struct PreflightArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Where the agent serves: its own --http-addr
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDRESS", default_value_t = HTTP_ADDRESS, value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -346,6 +324,13 @@ pub(crate) struct DemoArgs {
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "write an IP address and a port, such as 127.0.0.1:9440 or [::1]:9440; a name is none".to_owned())
+}
+
+fn parse_pod(text: &str) -> Result<String, &'static str> {
+    match text.split('/').collect::<Vec<_>>().as_slice() {
+        [namespace, name] if !namespace.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("write the pod's namespace and its name, such as shop/web-0"),
+    }
 }
 
 /// What the agent does with a denied packet.

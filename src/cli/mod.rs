@@ -264,9 +264,15 @@ fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
     };
-    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
+    let rules = denied::Rules::read(&kernel)?;
+    if rules.audit {
+        note("this node is in audit mode (--mode audit): what stands here would have been denied, and passed");
+    }
+    if let Some(doubt) = known.cluster().and_then(|cluster| filter.doubt(cluster)) {
+        caution(&doubt);
+    }
     let report = |record: &[nft::Denial], known: &Known| {
-        denied::Report::new(record, known.cluster(), unknown, &filter, std::time::SystemTime::now())
+        denied::Report::new(record, known.cluster(), rules, &filter, std::time::SystemTime::now())
     };
     if !args.watch {
         let report = report(&record, &known);
@@ -340,6 +346,12 @@ fn run_status(args: &StatusArgs) -> anyhow::Result<Outcome> {
 
 fn run_cleanup(args: &CleanupArgs) -> anyhow::Result<Outcome> {
     let agent::Cleaned { table, connections } = agent::cleanup(args.verified_mark)?;
+    if table && status::ask(agent::HTTP_ADDRESS).is_ok() {
+        caution(&format!(
+            "an agent runs here ({}): it puts the table back within a second; stop it, and clean up again",
+            agent::HTTP_ADDRESS
+        ));
+    }
     print(match table {
         true => "removed the table inet palisade\n",
         false => "there is no table inet palisade: nothing to remove\n",
