@@ -338,7 +338,7 @@ fn bad_usage_and_bad_input_are_refused() {
     );
     refused(
         &["examples/shop", "--only", "x"],
-        "\"x\" is not a rule: palisade lint --help lists them",
+        "\"x\" is not a rule: `palisade lint --help` lists them",
     );
     refused(&["tests/cli/bad/policy.yaml"], "tests/cli/bad/policy.yaml:");
     refused(&[], "required");
