@@ -252,6 +252,20 @@ fn a_port_that_is_none_is_refused() {
     port("80/tcp", &["write TCP, UDP or SCTP"]);
     port("HTTP!", &["8080/TCP", "http/TCP"]);
     port("ftp/TCP", &["a port ftp/TCP: write a number"]);
+    let ends = [
+        "explain",
+        "shop",
+        "--from",
+        "shop/db-0",
+        "--to",
+        "shop/deployment/web",
+        "--port",
+        "ftp",
+    ];
+    refused(
+        &ends,
+        &["nothing at shop/deployment/web has a port ftp/TCP: write a number, or http/TCP"],
+    );
 }
 
 #[test]

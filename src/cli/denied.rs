@@ -9,15 +9,77 @@ use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::evaluate::Evaluator;
 use serde::Serialize;
 
+use super::args::{DeniedArgs, TextOrJson};
 use super::describe::title;
-use super::output::{self, API_VERSION, Style, columns};
+use super::output::{self, API_VERSION, Style, columns, print};
 use super::verdict::Verdict;
+use super::{Outcome, caution, cluster, note, warn};
 use crate::manifests::nearest;
 use crate::nft::denials::unknown_words;
-use crate::nft::{Denial, Kernel, Mode};
+use crate::nft::{Denial, Kernel, Mode, Nft};
 
 /// How often `--watch` looks.
-pub(crate) const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub(crate) fn run(args: &DeniedArgs) -> anyhow::Result<Outcome> {
+    let kernel = Nft::default();
+    // Before the cluster, which may take longer to read.
+    let mut record = read(&kernel)?;
+    let mut known = cluster::Known::new(&args.manifests, args.live.target())?;
+    warn(known.warnings());
+    if known.cluster().is_none() {
+        note("these are addresses; for names, and why each was denied, give the cluster: --live, or --manifests PATH");
+    }
+    let filter = Filter {
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+    };
+    let rules = Rules::read(&kernel)?;
+    if rules.audit {
+        note("this node is in audit mode (--mode audit): what stands here would have been denied, and passed");
+    }
+    if let Some(doubt) = known.cluster().and_then(|cluster| filter.doubt(cluster)) {
+        caution(&doubt);
+    }
+    let report = |record: &[Denial], known: &cluster::Known, rules| {
+        Report::new(record, known.cluster(), rules, &filter, SystemTime::now())
+    };
+    if !args.watch {
+        let report = report(&record, &known, rules);
+        print(&match args.output {
+            TextOrJson::Json => report.json()?,
+            TextOrJson::Text if report.is_empty() && rules.audit => {
+                "nothing would have been denied in the last hour\n".to_owned()
+            }
+            TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
+            TextOrJson::Text => report.text(true),
+        })?;
+        return Ok(Outcome::Fine);
+    }
+    let mut watch = Watch::default();
+    let mut heading = true;
+    loop {
+        let news = watch.news(record);
+        if !news.is_empty() {
+            if let Err(error) = known.refresh() {
+                note(&format!("{error:#}; names and reasons are those of the last reading"));
+            }
+            // The agent may have been started anew, in another mode.
+            let news = report(&news, &known, Rules::read(&kernel)?);
+            let text = match args.output {
+                _ if news.is_empty() => String::new(),
+                TextOrJson::Json => news.json_lines()?,
+                TextOrJson::Text => news.text(std::mem::take(&mut heading)),
+            };
+            if !print(&text)? {
+                return Ok(Outcome::Fine);
+            }
+        }
+        std::thread::sleep(POLL);
+        record = read(&kernel)?;
+    }
+}
 
 /// What to leave out of the record.
 #[derive(Clone, Debug, Default)]

@@ -38,11 +38,10 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
-    DenyAction, DiffArgs, DiffOutput, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs,
-    MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
+    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DenyAction, DiffArgs,
+    DiffOutput, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs, MatrixOutput, Mode,
+    PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
 };
-use cluster::Known;
 use diff::Diff;
 use ends::Compiled;
 use explain::Question;
@@ -88,7 +87,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => run_test(args),
         Command::Diff(args) => run_diff(args),
         Command::Agent(args) => run_agent(args),
-        Command::Denied(args) => run_denied(args),
+        Command::Denied(args) => denied::run(args),
         Command::Preflight(args) => run_preflight(args),
         Command::Status(args) => run_status(args),
         Command::Cleanup(args) => run_cleanup(args),
@@ -249,61 +248,6 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
         },
     })?;
     Ok(Outcome::Fine)
-}
-
-fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
-    let kernel = nft::Nft::default();
-    // Before the cluster, which may take longer to read.
-    let mut record = denied::read(&kernel)?;
-    let mut known = Known::new(&args.manifests, args.live.target())?;
-    warn(known.warnings());
-    if known.cluster().is_none() {
-        note("these are addresses; for names, and why each was denied, give the cluster: --live, or --manifests PATH");
-    }
-    let filter = denied::Filter {
-        namespace: args.namespace.clone(),
-        pod: args.pod.clone(),
-    };
-    let rules = denied::Rules::read(&kernel)?;
-    if rules.audit {
-        note("this node is in audit mode (--mode audit): what stands here would have been denied, and passed");
-    }
-    if let Some(doubt) = known.cluster().and_then(|cluster| filter.doubt(cluster)) {
-        caution(&doubt);
-    }
-    let report = |record: &[nft::Denial], known: &Known| {
-        denied::Report::new(record, known.cluster(), rules, &filter, std::time::SystemTime::now())
-    };
-    if !args.watch {
-        let report = report(&record, &known);
-        print(&match args.output {
-            TextOrJson::Json => report.json()?,
-            TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
-            TextOrJson::Text => report.text(true),
-        })?;
-        return Ok(Outcome::Fine);
-    }
-    let mut watch = denied::Watch::default();
-    let mut heading = true;
-    loop {
-        let news = watch.news(record);
-        if !news.is_empty() {
-            if let Err(error) = known.refresh() {
-                note(&format!("{error:#}; names and reasons are those of the last reading"));
-            }
-            let news = report(&news, &known);
-            let text = match args.output {
-                _ if news.is_empty() => String::new(),
-                TextOrJson::Json => news.json_lines()?,
-                TextOrJson::Text => news.text(std::mem::take(&mut heading)),
-            };
-            if !print(&text)? {
-                return Ok(Outcome::Fine);
-            }
-        }
-        std::thread::sleep(denied::POLL);
-        record = denied::read(&kernel)?;
-    }
 }
 
 fn run_preflight(args: &PreflightArgs) -> anyhow::Result<Outcome> {
