@@ -4,6 +4,8 @@
 
 #[path = "cli/diff.rs"]
 mod diff;
+#[path = "cli/forms.rs"]
+mod forms;
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
@@ -113,6 +115,8 @@ fn tests_in_their_forms() {
     insta::assert_snapshot!("test_text", test("text"));
     insta::assert_snapshot!("test_json", test("json"));
     insta::assert_snapshot!("test_junit", test("junit"));
+    insta::assert_snapshot!("test_tap", test("tap"));
+    insta::assert_snapshot!("test_github", test("github"));
 }
 
 /// Audited policies beside those of the shop: verdicts are what is in force, and what audit would tell stands beside them.
@@ -205,7 +209,10 @@ fn bad_usage_is_refused() {
         &["write the pod's namespace and its name, such as shop/web-0"],
     );
     refused(&["compile", "shop", "-o", "xml"], &["xml", "text, json, nft"]);
-    refused(&["test", "shop.yaml", "-o", "tap"], &["tap", "text, json, junit"]);
+    refused(
+        &["test", "shop.yaml", "-o", "xml"],
+        &["xml", "text, json, junit, tap, github"],
+    );
     refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);
     refused(&["agent", "--manifests", "shop"], &["--node-name"]);
     refused(&["agent", "--manifests", "shop", "--node-name", ""], &["--node-name"]);

@@ -204,7 +204,7 @@ pub(crate) struct DiffArgs {
     pub(crate) prune: bool,
     #[command(flatten)]
     pub(crate) live: Live,
-    /// The form of the answer: for people, for programs, or for a comment on a pull request
+    /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = DiffOutput::Text)]
     pub(crate) output: DiffOutput,
 }
@@ -422,15 +422,25 @@ pub(crate) enum LintOutput {
 /// The forms of `diff`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DiffOutput {
+    /// For people; may change
     Text,
+    /// For programs; stable
     Json,
+    /// A comment on a pull request, as tables of GitHub's markdown; bounded
     Markdown,
 }
 
 /// The forms of `test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TestOutput {
+    /// For people; may change
     Text,
+    /// For programs; stable
     Json,
+    /// JUnit's XML, for CI systems
     Junit,
+    /// The Test Anything Protocol, version 14
+    Tap,
+    /// Annotations of a GitHub workflow, beside the cases that fail
+    Github,
 }

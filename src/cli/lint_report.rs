@@ -5,6 +5,7 @@ use std::fmt::Write;
 use policy_compiler::diagnostics::{Code, Severity};
 use serde::Serialize;
 
+use super::github::{Level, annotate};
 use super::lint::{Finding, Findings};
 use super::output::{self, API_VERSION, Style, count};
 
@@ -112,28 +113,12 @@ pub(crate) fn json(findings: &Findings) -> anyhow::Result<String> {
 pub(crate) fn github(findings: &Findings) -> String {
     let mut out = String::new();
     for finding in &findings.told {
-        let command = match finding.severity {
-            Severity::Warning => "warning",
-            Severity::Note => "notice",
+        let level = match finding.severity {
+            Severity::Warning => Level::Warning,
+            Severity::Note => Level::Notice,
         };
-        let _ = write!(out, "::{command} ");
-        if let Some(source) = &finding.source {
-            let _ = write!(out, "file={},", property(&source.file));
-            if let Some(at) = source.position {
-                let _ = write!(out, "line={},col={},", at.line, at.column);
-            }
-        }
-        let _ = writeln!(out, "title={}::{}", finding.code, data(&finding.sentence()));
+        let place = finding.source.as_ref();
+        annotate(&mut out, level, place, finding.code.id(), &finding.sentence());
     }
     out
-}
-
-/// What a workflow command takes for its end is escaped in its text …
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-/// … and what ends a property, in that.
-fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::describe::{Describer, join, title};
 use super::ends::{Compiled, End, Region};
+use super::markdown::{self, heading, prose};
 use super::output::{self, API_VERSION, Style, columns, count};
 use super::pairs::Signature;
 use super::ports::PortSpec;
@@ -274,19 +275,13 @@ impl Matrix {
 
     /// For reviews: a table of GitHub's markdown.
     pub(crate) fn markdown(&self) -> String {
-        let heading: Vec<&str> = self.columns.iter().map(|p| p.name.as_str()).collect();
-        let mut out = format!(
-            "| {} | {} |\n|{}\n",
-            self.port,
-            heading.join(" | "),
-            " --- |".repeat(heading.len() + 1)
-        );
+        let corner = [&self.port].into_iter();
+        let names = corner.chain(self.columns.iter().map(|party| &party.name));
+        let mut out = heading(&names.map(|name| prose(name)).collect::<Vec<_>>());
         for (party, row) in self.rows.iter().zip(&self.grid) {
-            let cells: Vec<String> = row
-                .iter()
-                .map(|cell| cell.as_ref().map_or("·".to_owned(), |a| a.mark().0))
-                .collect();
-            let _ = writeln!(out, "| {} | {} |", party.name, cells.join(" | "));
+            let mark = |cell: &Option<Answer>| cell.as_ref().map_or("·".to_owned(), |answer| prose(&answer.mark().0));
+            let name = [prose(&party.name)].into_iter();
+            out.push_str(&markdown::row(&name.chain(row.iter().map(mark)).collect::<Vec<_>>()));
         }
         out
     }

@@ -11,8 +11,10 @@ mod diff;
 mod endpoint;
 mod ends;
 mod explain;
+mod github;
 mod lint;
 mod lint_report;
+mod markdown;
 mod matrix;
 mod outcomes;
 mod output;
@@ -22,6 +24,7 @@ mod preflight;
 mod sarif;
 mod service;
 mod status;
+mod tap;
 mod test;
 mod test_file;
 mod test_report;
@@ -185,6 +188,8 @@ fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
         TestOutput::Text => test_report::text(&results),
         TestOutput::Json => test_report::json(&results)?,
         TestOutput::Junit => test_report::junit(&results)?,
+        TestOutput::Tap => tap::tap(&results)?,
+        TestOutput::Github => test_report::github(&results),
     })?;
     let passed = results.iter().all(|r| r.passed);
     Ok(if passed { Outcome::Fine } else { Outcome::Findings })
@@ -204,7 +209,7 @@ fn run_diff(args: &DiffArgs) -> anyhow::Result<Outcome> {
     print(&match args.output {
         DiffOutput::Text => diff.text(),
         DiffOutput::Json => diff.json()?,
-        DiffOutput::Markdown => diff.markdown(),
+        DiffOutput::Markdown => diff.markdown(&diff::command(args)),
     })?;
     Ok(if diff.is_empty() {
         Outcome::Fine

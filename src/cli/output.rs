@@ -6,6 +6,8 @@ use anyhow::Context;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use crate::manifests::{STDIN, Source};
+
 /// The version of every JSON form.
 pub(crate) const API_VERSION: &str = "palisade.dev/v1alpha1";
 
@@ -32,6 +34,12 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
         (_, Some(stem)) => format!("{number} {stem}ies"),
         (_, None) => format!("{number} {noun}s"),
     }
+}
+
+/// The file of a place as a repository names it, when the command runs at its root; none of standard input.
+pub(crate) fn path_in_repository(source: &Source) -> Option<&str> {
+    let path = &*source.file;
+    (path != STDIN).then(|| path.strip_prefix("./").unwrap_or(path))
 }
 
 /// How a piece of text looks on a terminal.

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::lint::{Finding, Findings};
 use super::output;
-use crate::manifests::STDIN;
 
 #[derive(Serialize)]
 struct Log<'a> {
@@ -131,13 +130,16 @@ pub(crate) fn sarif(findings: &Findings) -> anyhow::Result<String> {
 }
 
 fn result(finding: &Finding) -> Outcome<'_> {
-    let source = finding.source.as_ref().filter(|source| &*source.file != STDIN);
-    let physical_location = source.map(|source| Physical {
-        artifact_location: Artifact { uri: uri(&source.file) },
-        region: source.position.map(|at| Region {
-            start_line: at.line,
-            start_column: at.column,
-        }),
+    let physical_location = finding.source.as_ref().and_then(|source| {
+        Some(Physical {
+            artifact_location: Artifact {
+                uri: uri(output::path_in_repository(source)?),
+            },
+            region: source.position.map(|at| Region {
+                start_line: at.line,
+                start_column: at.column,
+            }),
+        })
     });
     let logical = finding.object.iter().map(|object| Logical {
         name: &object.name,
@@ -163,7 +165,7 @@ fn uri(path: &str) -> String {
     if path.starts_with('/') {
         out.push_str("file://");
     }
-    for byte in path.strip_prefix("./").unwrap_or(path).bytes() {
+    for byte in path.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(char::from(byte)),
             other => out.push_str(&format!("%{other:02X}")),

@@ -21,13 +21,16 @@ use super::service;
 use super::test_file::{Case, Expect, Pods, Selection, TestFile};
 use super::verdict::Verdict;
 use crate::agent::source::{Target, Wanted};
-use crate::manifests::{self, LoadErrors, Loaded, Node, Problem, Value};
+use crate::manifests::{self, LoadErrors, Loaded, Node, Position, Problem, Value};
 
 /// The result of one case.
 #[derive(Debug, Serialize)]
 pub(crate) struct CaseResult {
     /// The file that it is in.
     pub(crate) file: String,
+    /// Where in it.
+    #[serde(skip)]
+    pub(crate) position: Position,
     /// `metadata.name` of the test.
     pub(crate) test: String,
     /// Its name.
@@ -120,6 +123,7 @@ pub(crate) fn run(paths: &[PathBuf], live: Option<&Target>) -> anyhow::Result<Re
             match judge(&compiled, test, at, case) {
                 Ok(counterexample) => results.push(CaseResult {
                     file: test.file.to_string(),
+                    position: test.position(at),
                     test: test.name.clone(),
                     name: case.name.clone(),
                     expect: case.expect,
@@ -148,7 +152,7 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
             compiled,
             problem: &mut |node: &Node, message: String| problems.push(test.problem(at, node, message)),
         };
-        let ends = resolver.ends(selection, test.side(at, name));
+        let ends = resolver.ends(selection, test.field(at, name));
         ends.into_iter().collect::<Vec<End>>()
     };
     let (from, to) = (side(&case.from, "from"), side(&case.to, "to"));
@@ -159,7 +163,7 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
         if to.iter().all(|end| port.on(&end.endpoint()).is_empty()) {
             let message =
                 format!("no destination has a port {port}: write a number, or a name that a container's ports list");
-            problems.push(test.problem(at, test.side(at, "ports"), message));
+            problems.push(test.problem(at, test.field(at, "ports"), message));
         }
     }
     if !problems.is_empty() {
@@ -174,7 +178,7 @@ fn judge(compiled: &Compiled, test: &TestFile, at: usize, case: &Case) -> Result
         Proof::NoPair => {
             let message = "there is no pair to test (source and destination are one pod, have no address family in common, or the \
                            destinations that are left have no such port): name other ends";
-            Err(vec![test.problem(at, test.side(at, "from"), message)])
+            Err(vec![test.problem(at, test.field(at, "from"), message)])
         }
         Proof::Holds => Ok(None),
         Proof::Fails(pair) => {

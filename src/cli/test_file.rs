@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::endpoint::EndpointSpec;
 use super::output::API_VERSION;
 use super::ports::PortSpec;
-use crate::manifests::{Document, Node, ObjectName, Problem, Source, Value, decode};
+use crate::manifests::{Document, Entry, Node, ObjectName, Position, Problem, Source, Value, decode};
 
 /// The form, by an example, for `palisade test --help`.
 pub(crate) const FORM: &str = "\
@@ -183,14 +183,25 @@ impl TestFile {
         })
     }
 
-    /// The node of one side of a case, in the document.
-    pub(crate) fn side(&self, case: usize, side: &str) -> &Node {
-        let cases = self.node.get("cases").map(|n| &n.value);
-        let case = match cases {
-            Some(Value::List(items)) => items.get(case),
-            _ => None,
+    /// The node of a field of a case, in the document.
+    pub(crate) fn field(&self, case: usize, field: &str) -> &Node {
+        self.entry(case, field).map_or(&self.node, |entry| &entry.value)
+    }
+
+    /// Where the name of a case is given.
+    pub(crate) fn position(&self, case: usize) -> Position {
+        self.entry(case, "name")
+            .map_or(self.node.position, |entry| entry.position)
+    }
+
+    fn entry(&self, case: usize, field: &str) -> Option<&Entry> {
+        let Value::List(cases) = &self.node.get("cases")?.value else {
+            return None;
         };
-        case.and_then(|c| c.get(side)).unwrap_or(&self.node)
+        let Value::Map(entries) = &cases.get(case)?.value else {
+            return None;
+        };
+        entries.iter().find(|entry| &*entry.key == field)
     }
 
     /// What is wrong with a case, at a place in it.

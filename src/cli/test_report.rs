@@ -1,4 +1,4 @@
-//! The results of tests as text, JSON or JUnit.
+//! The results of tests as text, JSON, JUnit, and annotations of a GitHub workflow.
 
 use std::fmt::Write;
 
@@ -6,9 +6,11 @@ use anyhow::Context;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde::Serialize;
 
+use super::github::{Level, annotate};
 use super::output::{self, API_VERSION, Style, count};
 use super::test::{CaseResult, Counterexample};
 use super::test_file::Expect;
+use crate::manifests::Source;
 
 /// For people.
 pub(crate) fn text(results: &[CaseResult]) -> String {
@@ -29,10 +31,9 @@ pub(crate) fn text(results: &[CaseResult]) -> String {
         }
         out.push('\n');
     }
-    let (passed, failed) = tally(results);
+    let (_, failed) = tally(results);
     let style = if failed == 0 { Style::Good } else { Style::Bad };
-    let summary = format!("{}, {passed} passed, {failed} failed", count(results.len(), "case"));
-    let _ = writeln!(out, "{}", style.paint(&summary));
+    let _ = writeln!(out, "{}", style.paint(&summary(results)));
     out
 }
 
@@ -92,8 +93,27 @@ pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// As annotations of the cases that fail, for a workflow of GitHub; and for its log, the summary.
+pub(crate) fn github(results: &[CaseResult]) -> String {
+    let mut out = String::new();
+    for result in results {
+        let Some(counterexample) = &result.counterexample else {
+            continue;
+        };
+        let place = Source {
+            file: result.file.as_str().into(),
+            position: Some(result.position),
+        };
+        let sentence = sentence(result.expect, counterexample);
+        let message = format!("{sentence}\n{}", counterexample.reason);
+        annotate(&mut out, Level::Error, Some(&place), &result.name, &message);
+    }
+    let _ = writeln!(out, "{}", summary(results));
+    out
+}
+
 /// `expected deny, but shop/web-0 → shop/db-0 on 5432/TCP is allowed`.
-fn sentence(expect: Expect, counterexample: &Counterexample) -> String {
+pub(crate) fn sentence(expect: Expect, counterexample: &Counterexample) -> String {
     let (expected, found) = match expect {
         Expect::Allow => ("allow", "denied"),
         Expect::Deny => ("deny", "allowed"),
@@ -107,6 +127,11 @@ fn by_test(results: &[CaseResult]) -> impl Iterator<Item = (String, &[CaseResult
     results
         .chunk_by(|a, b| a.file == b.file && a.test == b.test)
         .map(|cases| (format!("{} ({})", cases[0].test, cases[0].file), cases))
+}
+
+fn summary(results: &[CaseResult]) -> String {
+    let (passed, failed) = tally(results);
+    format!("{}, {passed} passed, {failed} failed", count(results.len(), "case"))
 }
 
 fn tally(results: &[CaseResult]) -> (usize, usize) {

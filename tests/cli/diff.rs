@@ -52,7 +52,7 @@ fn what_changed_over_one_family_only_is_said() {
     let four = only("four.yaml", ", {ipBlock: {cidr: \"fd00::2/128\"}}");
     let opened = answer(&["diff", &four, "diff/families.yaml", "-o", "markdown"], 1);
     assert!(
-        opened.contains("| **opened** | shop/api | shop/web | all over IPv6 |"),
+        opened.contains("| `shop/api` | `shop/web` | all over IPv6 |"),
         "{opened}"
     );
     let other = answer(&["diff", &four, &six, "-o", "json"], 1);
@@ -70,6 +70,99 @@ fn what_changed_over_one_family_only_is_said() {
     std::fs::write(&none, none_at_all).unwrap();
     let closed = answer(&["diff", "diff/families.yaml", &none], 1);
     assert!(closed.contains("- shop/api → shop/web  all\n"), "{closed}");
+}
+
+/// A comment names what is to blame: the policies that changed, and where none did, those that decide.
+#[test]
+fn a_comment_says_which_policies_did_it() {
+    let pods = ["api", "web", "db"].map(pod).join("---\n");
+    let with = |policies: &[String]| [std::slice::from_ref(&pods), policies].concat().join("---\n");
+    let comment = |old: &str, new: &str| compared([old, new], &["-o", "markdown"]).1;
+    let idle = policy("idle", "db", "{from: [{podSelector: {matchLabels: {app: db}}}]}");
+    let api = |port: u16| {
+        let rule = format!("{{from: [{{podSelector: {{matchLabels: {{app: api}}}}}}], ports: [{{port: {port}}}]}}");
+        policy("db", "db", &rule)
+    };
+    // A rule: of its policy, and of no other that isolates the pod.
+    let (old, new) = (with(&[idle.clone(), api(1)]), with(&[idle.clone(), api(2)]));
+    let said = comment(&old, &new);
+    for (title, port) in [("Opened", 2), ("Closed", 1)] {
+        let list = said.split(&format!("**{title}**: ")).nth(1).unwrap();
+        let list = list.split("\n\n**").next().unwrap();
+        let row = format!("| `shop/api` | `shop/db` | `{port}/TCP` | `shop/db` |");
+        assert!(list.lines().any(|line| line == row), "{row}: {said}");
+    }
+    // Isolation, by the policy that came or went, where another stays.
+    let said = comment(&with(&[]), &with(std::slice::from_ref(&idle)));
+    assert!(said.contains("| `shop/db` | all | `shop/idle` |"), "{said}");
+    let said = comment(&with(std::slice::from_ref(&idle)), &with(&[]));
+    assert!(said.contains("| `shop/db` | all | `shop/idle` |"), "{said}");
+    // A label: nobody touched the policy.
+    let other = old.replace("name: api, labels: {app: api}", "name: api, labels: {app: other}");
+    assert_ne!(old, other);
+    let said = comment(&old, &other);
+    assert!(
+        said.contains("| `shop/api` | `shop/db` | `1/TCP` | `shop/db` (unchanged) |"),
+        "{said}"
+    );
+}
+
+/// GitHub refuses a comment of more than 65,536 characters.
+#[test]
+fn a_long_comment_is_cut_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let pods = 250;
+    let cluster = |of: u16| {
+        let parts = (0..pods).map(|n| {
+            let peer = format!(
+                "{{from: [{{podSelector: {{matchLabels: {{app: pod-{}}}}}}}]",
+                (n + 1) % pods
+            );
+            let rule = format!("{peer}, ports: [{{port: {}}}]}}", of + n);
+            let name = format!("pod-{n}");
+            pod(&name) + "---\n" + &policy(&name, &name, &rule)
+        });
+        parts.collect::<Vec<_>>().join("---\n")
+    };
+    let paths = [("old one.yaml", 1_000), ("new.yaml", 2_000)].map(|(name, of)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, cluster(of)).unwrap();
+        path.display().to_string()
+    });
+    let said = answer(&["diff", &paths[0], &paths[1], "-o", "markdown"], 1);
+    assert!(said.len() < 60_000, "{}", said.len());
+    let (text, end) = said.trim_end().rsplit_once("\n\n").unwrap();
+    let command = format!("`palisade diff '{}' {} -o json`", paths[0], paths[1]);
+    assert!(
+        end.starts_with("Left out here: ") && end.ends_with(&format!("{command}.")),
+        "{end}"
+    );
+    // What is there and what is said to be left out is all there is.
+    for title in ["Opened", "Closed", "Objects"] {
+        let list = text.split(&format!("**{title}**")).nth(1).unwrap();
+        let list = list.split("\n\n**").next().unwrap();
+        let list = list.split("\n\n<details><summary>Examples").next().unwrap();
+        let rows = list
+            .lines()
+            .filter(|line| line.starts_with("| ") && !line.contains("---"));
+        let headings = list.lines().filter(|line| line.starts_with("| --- ")).count();
+        let (seen, folded) = list.split_once("<details>").unwrap();
+        assert_eq!(seen.lines().filter(|line| line.starts_with('|')).count(), 2 + 10);
+        assert!(folded.contains("</details>"), "{title}");
+        let rows = rows.count() - headings;
+        let left_out = usize::from(pods) - rows;
+        assert!(rows > 20 && left_out > 0, "{title}: {rows}");
+        assert!(
+            end.contains(&format!("{title} {left_out} of {pods}")),
+            "{title} {rows}: {end}"
+        );
+    }
+    assert!(end.contains("Examples ") && end.contains(" of 500."), "{end}");
+    // Of each list, what is seen at once is explained.
+    for title in ["Opened", "Closed"] {
+        let examples = text.matches(&format!("\n- **{title}**: ")).count();
+        assert!(examples >= 10, "{title}: {examples}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Policies, labels and pods change through the API; packets follow.
+//! Policies, labels and pods change through the API; packets follow, and what cannot be followed is told there.
 
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -78,6 +78,15 @@ pub(crate) fn follow(runtime: &Runtime, server: impl Server) -> Result {
     world.namespace("other", "blue");
     world.dropped(&guest, &web, WEB)?;
 
+    // A mode that is none is told by an Event, once for all agents, and the policy stays in force.
+    let misspelt = json!({"palisade.dev/mode": "adit"});
+    world.policy_with("web", misspelt, only(&clients));
+    let invalid = ("PolicyInvalid".to_owned(), "web".to_owned());
+    assert_eq!(world.events()?, [invalid.clone()]);
+    world.dropped(&guest, &web, WEB)?;
+    world.dropped(&near, &web, WEB)?;
+    world.passes(&far, &web, WEB)?;
+
     // The other direction, on the other node.
     world.policy(
         "far",
@@ -88,6 +97,7 @@ pub(crate) fn follow(runtime: &Runtime, server: impl Server) -> Result {
     world.delete(Kind::NetworkPolicy, "far");
     world.passes(&far, &near, WEB)?;
 
+    assert_eq!(world.events()?, [invalid]);
     // Without the policy all is as it was.
     world.delete(Kind::NetworkPolicy, "web");
     for client in [&near, &far, &spare, &guest] {

@@ -150,8 +150,33 @@ impl<'r, S: Server> World<'r, S> {
     }
 
     pub(crate) fn policy(&self, name: &str, spec: Value) {
-        let policy = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
-        self.put(Kind::NetworkPolicy, policy);
+        self.policy_with(name, json!({}), spec);
+    }
+
+    pub(crate) fn policy_with(&self, name: &str, annotations: Value, spec: Value) {
+        let metadata = json!({"namespace": "shop", "name": name, "annotations": annotations});
+        self.put(Kind::NetworkPolicy, json!({"metadata": metadata, "spec": spec}));
+    }
+
+    /// The Events on policies that the API server holds: reason and name, once there is one.
+    pub(crate) fn events(&self) -> Result<Vec<(String, String)>> {
+        let start = Instant::now();
+        loop {
+            let events = self.runtime.block_on(self.server.objects(Kind::Event));
+            let of_policies = events.iter().filter(|e| e["regarding"]["kind"] == "NetworkPolicy");
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let told: Vec<_> = of_policies
+                .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
+                .collect();
+            if !told.is_empty() {
+                return Ok(told);
+            }
+            if start.elapsed() > PATIENCE {
+                let logs: Vec<String> = self.agents.iter().map(Agent::log).collect();
+                return Err(format!("no Event on a policy\n{}", logs.join("\n")).into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn delete(&self, kind: Kind, name: &str) {

@@ -7,7 +7,7 @@ use policy_compiler::compile::Event;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::api::{Fault, Kind, Verb};
-use crate::objects::{namespace, pod, policy};
+use crate::objects::{namespace, node, pod, policy};
 use crate::world::{SOON, World, small};
 
 /// Changes of the API server that a watch must bring in.
@@ -23,6 +23,15 @@ fn change(world: &World, at: u16) {
     world
         .api
         .put(Kind::NetworkPolicy, policy("shop", "db", "db", 5000 + at));
+}
+
+/// A change of each kind, seen.
+async fn move_on(world: &mut World) {
+    world.api.put(Kind::Pod, pod("shop", "web-9", "web", "10.4.0.9"));
+    world.api.put(Kind::NetworkPolicy, policy("shop", "db", "db", 5009));
+    world.api.put(Kind::Namespace, namespace("moved", "blue"));
+    world.api.put(Kind::Node, node("moved", "192.0.2.99"));
+    world.converge().await;
 }
 
 /// A fault in a watch that goes on from a version, and one in a list that has become due.
@@ -260,6 +269,8 @@ async fn a_server_that_closes_every_watch_at_once_is_not_hammered() {
 #[tokio::test]
 async fn half_dead_connections_are_noticed() {
     let mut world = World::synced().await;
+    // Each watch has moved on, so it gets bookmarks.
+    move_on(&mut world).await;
     world.api.set_silent(true);
     change(&world, 1);
     let start = Instant::now();
@@ -271,6 +282,28 @@ async fn half_dead_connections_are_noticed() {
     world.quiet(Duration::from_millis(100)).await;
     world.api.set_silent(false);
     world.converge().await;
+}
+
+#[tokio::test]
+async fn a_watch_on_which_nothing_has_happened_is_asked_for_again_without_complaint() {
+    let mut world = World::synced().await;
+    let count = |world: &World, verb| Kind::ALL.map(|kind| world.api.count(kind, verb));
+    let [lists, before] = [Verb::StreamingList, Verb::Watch].map(|verb| count(&world, verb));
+    let failures = |world: &World| Resource::ALL.map(|resource| world.watches.health()[&resource].failures);
+    let failed = failures(&world);
+    world.quiet(crate::world::TIMING.idle * 5 / 2).await;
+    let asked = count(&world, Verb::Watch);
+    assert!(
+        asked
+            .iter()
+            .zip(before)
+            .all(|(now, then)| (1..=3).contains(&(now - then))),
+        "{before:?}, {asked:?}"
+    );
+    assert_eq!(failures(&world), failed);
+    // And what happens then is followed.
+    move_on(&mut world).await;
+    assert_eq!(count(&world, Verb::StreamingList), lists);
 }
 
 #[tokio::test]
@@ -290,7 +323,7 @@ async fn bookmarks_move_a_quiet_watch_on() {
     world.quiet(Duration::from_millis(900)).await;
     let lists = world.api.count(Kind::Node, Verb::StreamingList);
     world.api.cut();
-    world.api.put(Kind::Node, crate::objects::node("n2", "192.0.2.2"));
+    world.api.put(Kind::Node, node("n2", "192.0.2.2"));
     world.converge().await;
     assert_eq!(world.api.count(Kind::Node, Verb::StreamingList), lists);
 }

@@ -30,7 +30,7 @@ pub(super) fn parse(value: &str) -> Result<(IpNet, Option<String>), String> {
         return Ok((
             masked,
             Some(format!(
-                "\"{value}\" has bits set after its prefix length, which are ignored: write {masked}, or {alone} for \
+                "\"{value}\" has bits set after its prefix length, which are ignored and which newer Kubernetes refuses: write {masked}, or {alone} for \
                  that one address"
             )),
         ));

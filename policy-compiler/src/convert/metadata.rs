@@ -12,6 +12,9 @@ use crate::policy::{Enforcement, MODE_ANNOTATION};
 
 const METADATA: Path<'static> = Path::Field(&Path::Root, "metadata");
 
+/// What the annotations of an object may come to, in bytes of keys and values (apimachinery, `TotalAnnotationSizeLimitB`).
+const ANNOTATIONS_BYTES: usize = 256 << 10;
+
 /// The rule that the name of a kind follows.
 pub(super) type NameRule = fn(&str) -> Result<(), String>;
 
@@ -38,8 +41,20 @@ pub(super) fn cluster_wide(meta: &ObjectMeta, rule: NameRule, errors: &mut Error
     name(meta, rule, errors)
 }
 
-/// `metadata.labels` of the object.
+/// `metadata.labels` of the object. Its annotations mean nothing but a [mode](enforcement), and are checked like the API server does.
 pub(super) fn object_labels(meta: &ObjectMeta, errors: &mut Errors) -> Labels {
+    let (annotations, path) = (meta.annotations.iter().flatten(), METADATA.field("annotations"));
+    let mut bytes = 0;
+    for (key, value) in annotations {
+        errors.check(&path.key(key), names::annotation_key(key));
+        bytes += key.len() + value.len();
+    }
+    if bytes > ANNOTATIONS_BYTES {
+        errors.add(
+            &path,
+            format!("{bytes} bytes of keys and values: write at most {ANNOTATIONS_BYTES}"),
+        );
+    }
     labels(meta.labels.as_ref(), &METADATA.field("labels"), errors)
 }
 

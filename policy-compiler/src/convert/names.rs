@@ -32,6 +32,15 @@ pub(super) fn dns_subdomain(value: &str) -> Result<(), String> {
 
 /// The key of a label: a name, with a DNS subdomain and a slash before it if need be.
 pub(super) fn label_key(key: &str) -> Result<(), String> {
+    qualified_name(key, "a label key")
+}
+
+/// The key of an annotation: the same, whatever the case.
+pub(super) fn annotation_key(key: &str) -> Result<(), String> {
+    qualified_name(&key.to_ascii_lowercase(), "an annotation key")
+}
+
+fn qualified_name(key: &str, what: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
@@ -40,22 +49,22 @@ pub(super) fn label_key(key: &str) -> Result<(), String> {
         && (prefix.len() > 253 || !is_dns_subdomain(prefix))
     {
         return Err(format!(
-            "\"{key:.80}\" is not a label key: write a DNS subdomain before the '/', such as example.com/name"
+            "\"{key:.80}\" is not {what}: write a DNS subdomain before the '/', such as example.com/name"
         ));
     }
     if name.contains('/') {
-        return Err(format!("\"{key:.80}\" is not a label key: write at most one '/'"));
+        return Err(format!("\"{key:.80}\" is not {what}: write at most one '/'"));
     }
     if name.len() > 63 {
         return Err(format!(
-            "\"{key:.80}\" is too long for a label key: write at most 63 characters as its name"
+            "\"{key:.80}\" is too long for {what}: write at most 63 characters as its name"
         ));
     }
     if is_qualified(name) {
         return Ok(());
     }
     Err(format!(
-        "\"{key:.80}\" is not a label key: write letters, digits, '-', '_' and '.', beginning and ending with a letter or \
+        "\"{key:.80}\" is not {what}: write letters, digits, '-', '_' and '.', beginning and ending with a letter or \
          digit"
     ))
 }

@@ -56,8 +56,9 @@ pub struct Timing {
     pub answer: Duration,
     /// From the head of a page of a list to its end.
     pub page: Duration,
-    /// From one line of a watch to the next. The API server sends a bookmark about once a minute, so a watch that is silent
-    /// for longer is taken for dead.
+    /// From one line of a watch to the next. The API server sends a bookmark about once a minute, so a watch that falls silent
+    /// for longer is taken for dead. There are none before anything newer is known than what the watch began with (where etcd
+    /// does not notify of progress, that can take hours): such a watch is made anew without complaint.
     pub idle: Duration,
     /// After how long the API server is to end a watch.
     pub watch: Duration,

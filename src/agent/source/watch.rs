@@ -218,8 +218,17 @@ impl<K: Watched> Watch<K> {
             self.report();
         }
         let mut complaints = Complaints::default();
+        // Whether anything newer has come than what the watch began with: the API server sends a watch no bookmarks before.
+        let mut moved = false;
         loop {
-            let line = match lines.next(self.timing.idle).await? {
+            let line = match lines.next(self.timing.idle).await {
+                Err(Failure::Silent(_)) if listing.is_none() && !moved => {
+                    debug!(resource = %K::RESOURCE, "nothing happens, or nobody is there: asking again tells");
+                    return Ok(End::Closed);
+                }
+                next => next?,
+            };
+            let line = match line {
                 Next::Line(line) => line,
                 Next::TooLong => {
                     self.oversize();
@@ -249,7 +258,10 @@ impl<K: Watched> Watch<K> {
                 continue;
             }
             match &mut listing {
-                None => self.apply(change),
+                None => {
+                    moved = true;
+                    self.apply(change);
+                }
                 Some(listing) => match change {
                     Change::Put(Some(read), _) => complaints.extend(self.take_in(listing, read)),
                     Change::Put(None, _) => complaints.nameless += 1,

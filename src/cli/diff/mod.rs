@@ -1,7 +1,9 @@
 //! `palisade diff`: what a change opens and closes. Two clusters in; connections that differ, by kinds of ends and each with an example and
 //! its reasons, isolation, audit, and the objects that changed out. `policy_compiler::difference` finds what differs; here it is put into words.
 
-mod forms;
+mod cause;
+mod comment;
+mod json;
 mod objects;
 mod patterns;
 #[cfg(test)]
@@ -19,6 +21,7 @@ use policy_compiler::policy::{Direction, PolicyName};
 use policy_compiler::ports::PortSet;
 use serde::Serialize;
 
+pub(crate) use self::comment::command;
 use self::objects::Objects;
 use self::words::{Family, Party, Words};
 use super::describe::title;
@@ -72,6 +75,9 @@ struct Example {
     port: String,
     before: Judgement,
     after: Judgement,
+    /// What the judgements are of.
+    #[serde(skip)]
+    decisions: [Decision; 2],
 }
 
 #[derive(Serialize)]
@@ -194,6 +200,10 @@ impl<'a> Diff<'a> {
             Endpoint::Pod(pod, _) => pod.name.to_string(),
             Endpoint::Address(address) => address.to_string(),
         };
+        let decisions = [
+            self.evaluators[0].decide(&from.before, &to.before, traffic),
+            self.evaluators[1].decide(&from.after, &to.after, traffic),
+        ];
         let judgement = |decision: &Decision| Judgement {
             verdict: Verdict::one(decision.allowed),
             audit_verdict: (decision.allowed && !decision.would_be_allowed()).then_some(Verdict::Deny),
@@ -203,8 +213,9 @@ impl<'a> Diff<'a> {
             from: name(from),
             to: name(to),
             port: traffic.to_string(),
-            before: judgement(&self.evaluators[0].decide(&from.before, &to.before, traffic)),
-            after: judgement(&self.evaluators[1].decide(&from.after, &to.after, traffic)),
+            before: judgement(&decisions[0]),
+            after: judgement(&decisions[1]),
+            decisions,
         })
     }
 

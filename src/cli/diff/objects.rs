@@ -96,7 +96,7 @@ impl Field {
     }
 
     /// For people.
-    pub(super) fn words(&self) -> String {
+    fn words(&self) -> String {
         match (&self.before, &self.after) {
             (None, None) => self.field.clone(),
             (Some(before), Some(after)) => format!("{} {before} → {after}", self.field),
@@ -107,6 +107,15 @@ impl Field {
 }
 
 impl Changed {
+    /// In what it differs.
+    pub(super) fn words(&self) -> String {
+        let fields: Vec<String> = self.fields.iter().map(Field::words).collect();
+        match fields.is_empty() {
+            true => self.change.to_owned(),
+            false => format!("changed: {}", fields.join(", ")),
+        }
+    }
+
     /// What is to be said of its effect: nothing of the usual.
     pub(super) fn effect_words(&self) -> Option<&'static str> {
         match (self.effect, self.kind) {

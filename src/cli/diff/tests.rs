@@ -107,13 +107,13 @@ fn check(before: Cluster, after: Cluster) -> Result<(), TestCaseError> {
     }
     check_pairs(&diff, lists, &nodes)?;
     // The forms for people say something of every list that is not empty.
-    let (text, markdown) = (diff.text(), diff.markdown());
+    let (text, markdown) = (diff.text(), diff.markdown("palisade diff"));
     for (list, heading) in [
         (&diff.differences.opened, "Opened"),
         (&diff.differences.closed, "Closed"),
     ] {
         prop_assert_eq!(text.contains(heading), !list.is_empty());
-        let word = format!("**{}**", heading.to_lowercase());
+        let word = format!("**{heading}**: ");
         prop_assert_eq!(markdown.contains(&word), !list.is_empty());
     }
     Ok(())
@@ -257,4 +257,6 @@ fn a_large_cluster_is_told_in_few_lines() {
     }
     // Four lines for an entry, and a bound on each list.
     assert!(diff.text().lines().count() < 300, "{}", diff.text());
+    let comment = diff.markdown("palisade diff");
+    assert!(comment.len() < 65_536, "{comment}");
 }

@@ -41,11 +41,7 @@ impl Diff<'_> {
             }
             heading(&mut out, title, "");
             bounded(&mut out, changed, |object| {
-                let fields: Vec<String> = object.fields.iter().map(|field| field.words()).collect();
-                let what = match fields.is_empty() {
-                    true => object.change.to_owned(),
-                    false => format!("changed: {}", fields.join(", ")),
-                };
+                let what = object.words();
                 let effect = object
                     .effect_words()
                     .map(|words| Style::Warn.paint(&format!("; {words}")));

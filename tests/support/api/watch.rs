@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{Response, header};
 use http_body_util::channel::{Channel, Sender};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Inner;
@@ -29,6 +29,8 @@ struct Watch {
     sender: Option<Sender<Bytes, io::Error>>,
     /// Up to which version all has been told.
     version: u64,
+    /// What it began with.
+    began: u64,
     generation: u64,
     cut_at: Option<usize>,
 }
@@ -59,6 +61,7 @@ pub(super) fn answer(
         only: only(query).map(str::to_owned),
         sender: Some(sender),
         version: version.unwrap_or_default(),
+        began: version.unwrap_or_default(),
         generation,
         cut_at: None,
     };
@@ -117,7 +120,7 @@ impl Watch {
                     self.version = change.version;
                 }
                 if Instant::now() >= bookmark_at {
-                    self.bookmark(false).await?;
+                    self.progress().await?;
                     bookmark_at = Instant::now() + self.inner.state().bookmark_every;
                 }
             }
@@ -140,15 +143,17 @@ impl Watch {
             (state.version(), state.select(self.kind, self.only.as_deref()))
         };
         self.version = version;
+        self.began = version;
         for object in objects {
             self.event("ADDED", &object).await?;
         }
-        self.bookmark(true).await
+        self.bookmark(json!({"k8s.io/initial-events-end": "true"})).await
     }
 
-    async fn bookmark(&mut self, initial: bool) -> Result<(), Over> {
-        if !initial {
-            // Nothing of this kind has happened since; the newest version of all says so.
+    /// The newest version of all, when nothing of this kind has happened since; as in the API server, nothing is said while that
+    /// is what the watch began with.
+    async fn progress(&mut self) -> Result<(), Over> {
+        {
             let state = self.inner.state();
             if state
                 .since(self.kind, self.version)
@@ -157,11 +162,13 @@ impl Watch {
                 self.version = state.version();
             }
         }
-        let annotations = if initial {
-            json!({"k8s.io/initial-events-end": "true"})
-        } else {
-            json!({})
-        };
+        match self.version > self.began {
+            true => self.bookmark(json!({})).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn bookmark(&mut self, annotations: Value) -> Result<(), Over> {
         let object = json!({
             "kind": format!("{:?}", self.kind), "apiVersion": self.kind.api_version(),
             "metadata": {"resourceVersion": self.version.to_string(), "creationTimestamp": null, "annotations": annotations},

@@ -127,7 +127,7 @@ fn cidrs_are_read_as_the_api_server_reads_them() {
     check("0.0.0.0/0", "0.0.0.0/0", None);
     check("::/0", "::/0", None);
     check("2001:DB8:0::/48", "2001:db8::/48", None);
-    let host_bits = "has bits set after its prefix length, which are ignored: write";
+    let host_bits = "has bits set after its prefix length, which are ignored and which newer Kubernetes refuses: write";
     check(
         "10.1.2.3/8",
         "10.0.0.0/8",

@@ -167,6 +167,40 @@ fn namespaces_carry_their_name_label() {
 }
 
 #[test]
+fn annotations_are_what_the_api_server_takes() {
+    #[track_caller]
+    fn check(annotations: &str, expected: Option<&str>) {
+        let yaml = format!("metadata: {{name: shop, annotations: {annotations}}}");
+        let errors = namespace(&read(&yaml)).err().unwrap_or_default();
+        let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let expected: Vec<&str> = expected.into_iter().collect();
+        assert_eq!(found, expected);
+    }
+    check("{}", None);
+    check("{Example.COM/A_b.c: 'any text, {at} all', a: ''}", None);
+    check(
+        "{/a: x}",
+        Some(
+            "metadata.annotations[/a]: \"/a\" is not an annotation key: write a DNS subdomain before the '/', such as \
+             example.com/name",
+        ),
+    );
+    check(
+        "{a b: x}",
+        Some(
+            "metadata.annotations[a b]: \"a b\" is not an annotation key: write letters, digits, '-', '_' and '.', beginning \
+             and ending with a letter or digit",
+        ),
+    );
+    let most = (256 << 10) - 1;
+    check(&format!("{{a: {}}}", "x".repeat(most)), None);
+    check(
+        &format!("{{a: {}}}", "x".repeat(most + 1)),
+        Some("metadata.annotations: 262145 bytes of keys and values: write at most 262144"),
+    );
+}
+
+#[test]
 fn services_keep_their_addresses_ports_and_selector() {
     let of =
         |spec: &str| -> Service { service(&read(&format!("metadata: {{name: s}}\nspec: {spec}"))).expect("valid") };

@@ -1,0 +1,83 @@
+//! Annotations of a GitHub workflow: what is to be said of a place in, a workflow command (a line of the log) out.
+//! The commands: <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>.
+
+use std::fmt::Write;
+
+use super::output::path_in_repository;
+use crate::manifests::Source;
+
+/// How an annotation looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Red.
+    Error,
+    /// Yellow.
+    Warning,
+    /// Grey.
+    Notice,
+}
+
+impl Level {
+    fn command(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Notice => "notice",
+        }
+    }
+}
+
+/// Writes the command that shows a message beside the line that it is about.
+pub(crate) fn annotate(out: &mut String, level: Level, place: Option<&Source>, title: &str, message: &str) {
+    let _ = write!(out, "::{} ", level.command());
+    if let Some((source, path)) = place.and_then(|source| Some((source, path_in_repository(source)?))) {
+        let _ = write!(out, "file={},", property(path));
+        if let Some(at) = source.position {
+            let _ = write!(out, "line={},col={},", at.line, at.column);
+        }
+    }
+    let _ = writeln!(out, "title={}::{}", property(title), data(message));
+}
+
+/// What a workflow command takes for its end is escaped in its text …
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// … and what ends a property, in that.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifests::{Position, STDIN};
+
+    #[track_caller]
+    fn check(file: &str, title: &str, message: &str, expected: &str) {
+        let source = Source {
+            file: file.into(),
+            position: Some(Position { line: 3, column: 5 }),
+        };
+        let mut out = String::new();
+        annotate(&mut out, Level::Error, Some(&source), title, message);
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_command_is_one_line_whatever_it_says() {
+        check("a.yaml", "t", "m", "::error file=a.yaml,line=3,col=5,title=t::m\n");
+        check(
+            "./a, b: 5%.yaml",
+            "1,2::warning",
+            "x::\r\n::stop-commands::%0A",
+            "::error file=a%2C b%3A 5%25.yaml,line=3,col=5,title=1%2C2%3A%3Awarning::x::%0D%0A::stop-commands::%250A\n",
+        );
+    }
+
+    #[test]
+    fn standard_input_is_no_file_of_the_repository() {
+        check(STDIN, "t", "m", "::error title=t::m\n");
+    }
+}
