@@ -204,6 +204,10 @@ fn bad_usage_is_refused() {
     refused(&["denied", "--manifests", "shop", "--live"], &both);
     refused(&["test", "shop.yaml", "--kubeconfig", "config"], &["--live"]);
     refused(&["denied", "--namespace", "shop"], &["--manifests <PATH>...|--live"]);
+    refused(
+        &["denied", "--live", "--pod", "web-0"],
+        &["write the pod's namespace and its name, such as shop/web-0"],
+    );
     refused(&["compile", "shop", "-o", "xml"], &["xml", "text, json, nft"]);
     refused(
         &["test", "shop.yaml", "-o", "xml"],
@@ -212,6 +216,22 @@ fn bad_usage_is_refused() {
     refused(&["agent", "--node-name", "n"], &["--manifests DIR", "API server"]);
     refused(&["agent", "--manifests", "shop"], &["--node-name"]);
     refused(&["agent", "--manifests", "shop", "--node-name", ""], &["--node-name"]);
+    // The folder is none, so that nothing is enforced here even if the flags pass.
+    let agent = ["agent", "--node-name", "n", "--manifests", "nowhere"];
+    refused(&[&agent[..], &["--context", "prod"]].concat(), &both);
+    for address in ["9440", "localhost:9440", ":9440"] {
+        let says = ["write an IP address and a port, such as 127.0.0.1:9440"];
+        refused(&[&agent[..], &["--http-addr", address]].concat(), &says);
+        refused(&["status", "--http-addr", address], &says);
+    }
+    refused(
+        &["preflight", "--root", "nowhere"],
+        &["--root nowhere: there is no such folder"],
+    );
+    refused(
+        &["lint", "shop", "--only", "xyz"],
+        &["xyz", "`palisade lint --help` lists them"],
+    );
     refused(&["frobnicate"], &["frobnicate"]);
 }
 
@@ -239,6 +259,20 @@ fn a_port_that_is_none_is_refused() {
     port("80/tcp", &["write TCP, UDP or SCTP"]);
     port("HTTP!", &["8080/TCP", "http/TCP"]);
     port("ftp/TCP", &["a port ftp/TCP: write a number"]);
+    let ends = [
+        "explain",
+        "shop",
+        "--from",
+        "shop/db-0",
+        "--to",
+        "shop/deployment/web",
+        "--port",
+        "ftp",
+    ];
+    refused(
+        &ends,
+        &["nothing at shop/deployment/web has a port ftp/TCP: write a number, or http/TCP"],
+    );
 }
 
 #[test]
@@ -259,7 +293,11 @@ fn an_unknown_endpoint_is_refused() {
         "shop/statefulset/api",
         &["no shop/statefulset/api", "did you mean shop/deployment/api"],
     );
-    from("shop/service/web", &["not a kind of workload"]);
+    from(
+        "shop/service/web",
+        &["no end of a connection", "name the pods behind it"],
+    );
+    from("shop/ingress/web", &["not a kind of workload"]);
     from("10.0.0.300", &["not an address"]);
     from("10.0.0.0/64", &["not an address"]);
     from("shop/migrate-x", &["shop/migrate-x has ended", "name a running pod"]);
@@ -333,6 +371,34 @@ fn bad_test_files_are_refused_all_at_once() {
 fn tests_without_a_test_are_refused() {
     refused(&["test", "shop"], &["no test in shop", "ConnectivityTest"]);
     refused(&["test", "nowhere"], &["nowhere: there is no such file or folder"]);
+}
+
+/// Whoever has the program and not the manual finds the names of rules, and the form of a test file.
+#[test]
+fn help_tells_what_to_write() {
+    let help = stdout(&["lint", "--help"], 0);
+    assert!(
+        help.contains("selects-no-pod") && help.contains("redundant-policy"),
+        "{help}"
+    );
+    let help = stdout(&["test", "--help"], 0);
+    let file = help
+        .split("A test file:")
+        .nth(1)
+        .unwrap()
+        .split("Exit codes")
+        .next()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.yaml");
+    std::fs::write(&path, file.replace("\n  ", "\n")).unwrap();
+    // Of the form, nothing is wrong; the manifests that it names are not there.
+    let (code, _, stderr) = run(&["test", path.to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        stderr.contains("manifests/: there is no such file or folder") && stderr.contains("1 error"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -338,7 +338,7 @@ fn bad_usage_and_bad_input_are_refused() {
     );
     refused(
         &["examples/shop", "--only", "x"],
-        "\"x\" is not a rule: docs/lint.md lists them",
+        "\"x\" is not a rule: `palisade lint --help` lists them",
     );
     refused(&["tests/cli/bad/policy.yaml"], "tests/cli/bad/policy.yaml:");
     refused(&[], "required");
@@ -383,6 +383,18 @@ fn input_without_anything_for_policy_is_a_finding() {
     let (at, message) = finding(&[other, empty]);
     assert_eq!(at, other);
     assert!(message.contains("passed over: 2 ConfigMap, 1 Secret; "), "{message}");
+    assert!(!message.contains("kustomize"), "{message}");
+    let overlay = folder.path().join("kustomization.yaml");
+    std::fs::write(
+        &overlay,
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n",
+    )
+    .unwrap();
+    let (_, message) = finding(&[&overlay.display().to_string()]);
+    assert!(
+        message.ends_with("(what `kubectl kustomize` makes of a folder with a kustomization.yaml)"),
+        "{message}"
+    );
     // Beside what is of use they are no matter.
     let all = check(
         &["tests/lint/cluster.yaml", other, empty, "--only", "nothing-of-use"],

@@ -20,4 +20,4 @@ pub mod status;
 pub mod verified;
 
 pub use enforcer::{Applied, ApplyError, Enforcer};
-pub use run::{Cleaned, Options, Source, cleanup, run};
+pub use run::{Cleaned, HTTP_ADDRESS, Options, Source, cleanup, run};

@@ -1,7 +1,7 @@
 //! The agent, wired: the flags, the log, the HTTP endpoint, the folder or the API server, the loop, and the signals that end it.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,9 @@ use super::reconcile::{READ_EVERY, Read, Reconciler, Told, news};
 use super::source::{Access, Target, Timing, Watches};
 use crate::manifests::{self, Loaded};
 use crate::nft::{ClearError, Kernel, MarkMask, Nft, Settings};
+
+/// Where the agent serves unless it is told otherwise.
+pub const HTTP_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
 
 /// How long a client may keep the agent from ending.
 const LINGER: Duration = Duration::from_secs(1);
@@ -110,7 +113,8 @@ async fn enforce(options: Options) -> anyhow::Result<()> {
     let earlier = kernel.read()?.is_some();
     let listener = TcpListener::bind(options.http_addr).await.with_context(|| {
         format!(
-            "cannot serve HTTP on {}: choose another address with --http-addr",
+            "cannot serve HTTP on {}: if another agent does (`palisade status`), end one of them, for two undo each other's work; \
+             else choose another address with --http-addr",
             options.http_addr
         )
     })?;

@@ -11,6 +11,7 @@ use policy_compiler::diagnostics::Code;
 use super::endpoint::EndpointSpec;
 use super::lint::parse_code;
 use super::ports::PortSpec;
+use crate::agent::HTTP_ADDRESS;
 use crate::nft::MarkMask;
 
 const EXIT_CODES: &str = "\
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Show what a change opens and closes: connections, not lines of text
     Diff(DiffArgs),
-    /// Enforce policy on this node
+    /// Enforce policy on this node (needs root, or the capability NET_ADMIN)
     Agent(AgentArgs),
     /// Show what policy has denied on this node: who tried to reach whom, how often, and why it was denied
     Denied(DeniedArgs),
@@ -147,7 +148,7 @@ pub(crate) struct MatrixArgs {
 
 /// `palisade lint`
 #[derive(Debug, Args)]
-#[command(after_help = LINT)]
+#[command(after_help = super::lint::help())]
 pub(crate) struct LintArgs {
     #[command(flatten)]
     pub(crate) manifests: Manifests,
@@ -168,12 +169,9 @@ pub(crate) struct LintArgs {
     pub(crate) output: LintOutput,
 }
 
-const LINT: &str = "\
-Warnings end with exit code 1, notes do not. A RULE is the name that stands behind a finding, such as selects-no-pod. The annotation \
-palisade.dev/lint-ignore of an object, with such names separated by commas, rules out findings about that object.";
-
 /// `palisade test`
 #[derive(Debug, Args)]
+#[command(after_help = super::test_file::FORM)]
 pub(crate) struct TestArgs {
     /// Test files, or folders with test files (documents of other kinds are passed over)
     #[arg(value_name = "TEST", required = true)]
@@ -224,10 +222,11 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig, if not its current one
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    // `requires` alone lets it pass beside a folder, which excludes what is required.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig", conflicts_with = "manifests")]
     pub(crate) context: Option<String>,
     /// Where /healthz, /readyz, /status and /metrics are served
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    #[arg(long, value_name = "ADDRESS", default_value_t = HTTP_ADDRESS, value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// Drop what policy denies, or only record it
     #[arg(long, value_enum, default_value_t = Mode::Enforce)]
@@ -268,7 +267,7 @@ pub(crate) struct DeniedArgs {
     #[arg(short, long, value_name = "NAME", requires = "cluster")]
     pub(crate) namespace: Option<String>,
     /// Only what has this pod at an end
-    #[arg(long, value_name = "NAMESPACE/POD", requires = "cluster")]
+    #[arg(long, value_name = "NAMESPACE/POD", requires = "cluster", value_parser = parse_pod)]
     pub(crate) pod: Option<String>,
     /// The form of the answer; with --watch, json is a document a line
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -304,7 +303,7 @@ pub(crate) struct PreflightArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Where the agent serves: its own --http-addr
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9440")]
+    #[arg(long, value_name = "ADDRESS", default_value_t = HTTP_ADDRESS, value_parser = parse_address)]
     pub(crate) http_addr: SocketAddr,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
@@ -320,6 +319,18 @@ pub(crate) struct DemoArgs {
     /// The form of the report
     #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
     pub(crate) output: TextOrJson,
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:9440 or [::1]:9440; a name is none".to_owned())
+}
+
+fn parse_pod(text: &str) -> Result<String, &'static str> {
+    match text.split('/').collect::<Vec<_>>().as_slice() {
+        [namespace, name] if !namespace.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("write the pod's namespace and its name, such as shop/web-0"),
+    }
 }
 
 /// What the agent does with a denied packet.

@@ -9,14 +9,77 @@ use policy_compiler::cluster::{Cluster, Endpoint};
 use policy_compiler::evaluate::Evaluator;
 use serde::Serialize;
 
+use super::args::{DeniedArgs, TextOrJson};
 use super::describe::title;
-use super::output::{self, API_VERSION, Style, columns};
+use super::output::{self, API_VERSION, Style, columns, print};
 use super::verdict::Verdict;
+use super::{Outcome, caution, cluster, note, warn};
+use crate::manifests::nearest;
 use crate::nft::denials::unknown_words;
-use crate::nft::{Denial, Kernel};
+use crate::nft::{Denial, Kernel, Mode, Nft};
 
 /// How often `--watch` looks.
-pub(crate) const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub(crate) fn run(args: &DeniedArgs) -> anyhow::Result<Outcome> {
+    let kernel = Nft::default();
+    // Before the cluster, which may take longer to read.
+    let mut record = read(&kernel)?;
+    let mut known = cluster::Known::new(&args.manifests, args.live.target())?;
+    warn(known.warnings());
+    if known.cluster().is_none() {
+        note("these are addresses; for names, and why each was denied, give the cluster: --live, or --manifests PATH");
+    }
+    let filter = Filter {
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+    };
+    let rules = Rules::read(&kernel)?;
+    if rules.audit {
+        note("this node is in audit mode (--mode audit): what stands here would have been denied, and passed");
+    }
+    if let Some(doubt) = known.cluster().and_then(|cluster| filter.doubt(cluster)) {
+        caution(&doubt);
+    }
+    let report = |record: &[Denial], known: &cluster::Known, rules| {
+        Report::new(record, known.cluster(), rules, &filter, SystemTime::now())
+    };
+    if !args.watch {
+        let report = report(&record, &known, rules);
+        print(&match args.output {
+            TextOrJson::Json => report.json()?,
+            TextOrJson::Text if report.is_empty() && rules.audit => {
+                "nothing would have been denied in the last hour\n".to_owned()
+            }
+            TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
+            TextOrJson::Text => report.text(true),
+        })?;
+        return Ok(Outcome::Fine);
+    }
+    let mut watch = Watch::default();
+    let mut heading = true;
+    loop {
+        let news = watch.news(record);
+        if !news.is_empty() {
+            if let Err(error) = known.refresh() {
+                note(&format!("{error:#}; names and reasons are those of the last reading"));
+            }
+            // The agent may have been started anew, in another mode.
+            let news = report(&news, &known, Rules::read(&kernel)?);
+            let text = match args.output {
+                _ if news.is_empty() => String::new(),
+                TextOrJson::Json => news.json_lines()?,
+                TextOrJson::Text => news.text(std::mem::take(&mut heading)),
+            };
+            if !print(&text)? {
+                return Ok(Outcome::Fine);
+            }
+        }
+        std::thread::sleep(POLL);
+        record = read(&kernel)?;
+    }
+}
 
 /// What to leave out of the record.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +88,29 @@ pub(crate) struct Filter {
     pub(crate) namespace: Option<String>,
     /// Only what has this pod, `namespace/name`, at an end.
     pub(crate) pod: Option<String>,
+}
+
+/// What of the node's rules says why something was denied, and what became of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    /// `--unknown-pods drop`.
+    pub(crate) drops_unknown: bool,
+    /// `--mode audit`: all of it passed.
+    pub(crate) audit: bool,
+}
+
+impl Rules {
+    /// Those of this node's kernel.
+    pub(crate) fn read(kernel: &impl Kernel) -> anyhow::Result<Self> {
+        Ok(Rules {
+            drops_unknown: kernel.unknown()?.is_some(),
+            audit: kernel.audits()?,
+        })
+    }
+
+    fn mode(self) -> Mode {
+        if self.audit { Mode::Audit } else { Mode::Enforce }
+    }
 }
 
 /// Reads the record of this node's kernel, the longest ago first.
@@ -64,6 +150,7 @@ impl Watch {
 /// The record in words.
 pub(crate) struct Report {
     rows: Vec<Row>,
+    rules: Rules,
 }
 
 /// One end of a denied connection; what is null is not known, or it has none.
@@ -136,22 +223,23 @@ struct Decided {
 }
 
 impl Report {
-    /// Joins entries with a cluster, if there is one. Whether the kernel drops unknown pods tells why some were denied.
+    /// Joins entries with a cluster, if there is one.
     pub(crate) fn new(
         denials: &[Denial],
         cluster: Option<&Cluster>,
-        drops_unknown: bool,
+        rules: Rules,
         filter: &Filter,
         now: SystemTime,
     ) -> Self {
         let known = cluster.map(|cluster| Known {
             cluster,
             evaluator: Evaluator::new(cluster),
-            drops_unknown,
+            drops_unknown: rules.drops_unknown,
         });
         let rows = denials.iter().map(|denial| Row::new(denial, known.as_ref(), now));
         Report {
             rows: rows.filter(|row| filter.admits(row)).collect(),
+            rules,
         }
     }
 
@@ -173,7 +261,7 @@ impl Report {
             let words = words.into_iter().take(shown);
             table.push(words.map(|word| (word.to_owned(), Style::Bold)).collect());
         }
-        table.extend(self.rows.iter().map(Row::cells));
+        table.extend(self.rows.iter().map(|row| row.cells(self.rules)));
         columns(0, &table)
     }
 
@@ -184,11 +272,13 @@ impl Report {
         struct Json<'a> {
             api_version: &'static str,
             kind: &'static str,
+            mode: String,
             denials: &'a [Row],
         }
         output::json(&Json {
             api_version: API_VERSION,
             kind: "Denials",
+            mode: self.rules.mode().to_string(),
             denials: &self.rows,
         })
     }
@@ -200,6 +290,7 @@ impl Report {
         struct Json<'a> {
             api_version: &'static str,
             kind: &'static str,
+            mode: String,
             #[serde(flatten)]
             row: &'a Row,
         }
@@ -208,6 +299,7 @@ impl Report {
             out.push_str(&serde_json::to_string(&Json {
                 api_version: API_VERSION,
                 kind: "Denial",
+                mode: self.rules.mode().to_string(),
                 row,
             })?);
             out.push('\n');
@@ -217,6 +309,22 @@ impl Report {
 }
 
 impl Filter {
+    /// What is odd about it: it asks for what the cluster does not have, and then nothing is found, whatever was denied.
+    pub(crate) fn doubt(&self, cluster: &Cluster) -> Option<String> {
+        let names = || cluster.pods.keys().map(ToString::to_string).collect::<Vec<_>>();
+        if let Some(pod) = self.pod.as_ref().filter(|pod| !names().contains(pod)) {
+            let names = names();
+            let near = nearest(pod, names.iter().map(String::as_str));
+            let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+            return Some(format!(
+                "there is no pod {pod}{hint}: what one that is gone has done goes by its address"
+            ));
+        }
+        let wanted = self.namespace.as_ref()?;
+        let is_there = cluster.pods.keys().any(|pod| *pod.namespace == **wanted);
+        (!is_there).then(|| format!("there is no pod in namespace {wanted}"))
+    }
+
     fn admits(&self, row: &Row) -> bool {
         let ends = [&row.from, &row.to];
         let namespace = |wanted: &String| ends.iter().any(|who| who.namespace.as_ref() == Some(wanted));
@@ -245,9 +353,10 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> Vec<(String, Style)> {
+    fn cells(&self, rules: Rules) -> Vec<(String, Style)> {
+        let passes = self.audit_verdict.is_some() || rules.audit && self.verdict == Some(Verdict::Deny);
         let (why, style) = match (self.verdict, &self.reason) {
-            (_, Some(reason)) if self.audit_verdict.is_some() => (format!("passes: {reason}"), Style::Warn),
+            (_, Some(reason)) if passes => (format!("passes: {reason}"), Style::Warn),
             (Some(Verdict::Allow), Some(reason)) => (format!("allowed now: {reason}"), Style::Good),
             (_, Some(reason)) => (reason.clone(), Style::Bad),
             (_, None) => (String::new(), Style::Plain),
@@ -310,195 +419,4 @@ fn ago(seconds: u64) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Node
-metadata: {name: worker-2}
-status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web-0, namespace: shop, labels: {app: web}}
-spec: {nodeName: worker-1, containers: [{name: web, image: web}]}
-status: {phase: Running, podIP: 10.244.1.2, podIPs: [{ip: 10.244.1.2}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: db-0, namespace: shop, labels: {app: db}}
-spec: {nodeName: worker-1, containers: [{name: db, image: db}]}
-status: {phase: Running, podIP: 10.244.1.3, podIPs: [{ip: 10.244.1.3}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: db, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: db}}
-  ingress:
-  - from: [{podSelector: {matchLabels: {app: web}}}]
-    ports: [{port: 5432}]
-";
-
-    fn denial(from: &str, to: &str, protocol: &str, port: Option<u16>, packets: u64, ago: u64) -> Denial {
-        Denial {
-            from: from.parse().unwrap(),
-            to: to.parse().unwrap(),
-            protocol: protocol.to_owned(),
-            port,
-            packets,
-            bytes: packets * 60,
-            ago: Duration::from_secs(ago),
-        }
-    }
-
-    fn record() -> Vec<Denial> {
-        vec![
-            denial("192.168.0.2", "10.244.1.3", "icmp", None, 3, 1800),
-            denial("192.0.2.10", "10.244.1.3", "udp", Some(53), 1, 100),
-            denial("10.244.1.2", "10.244.1.3", "tcp", Some(22), 12, 3),
-            denial("10.244.1.2", "10.244.1.3", "tcp", Some(5432), 1, 0),
-        ]
-    }
-
-    fn report(cluster: bool, filter: &Filter) -> Report {
-        let loaded = crate::manifests::parse("cluster.yaml", CLUSTER).unwrap();
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        Report::new(&record(), cluster.then_some(&loaded.cluster), false, filter, now)
-    }
-
-    fn plain(text: &str) -> String {
-        anstream::adapter::strip_str(text).to_string()
-    }
-
-    #[test]
-    fn each_line_says_who_whom_and_why() {
-        insta::assert_snapshot!(plain(&report(true, &Filter::default()).text(true)));
-        insta::assert_snapshot!(plain(&report(false, &Filter::default()).text(true)));
-    }
-
-    #[test]
-    fn what_an_audited_policy_would_deny_passes() {
-        let text = CLUSTER.replace(
-            "metadata: {name: db, namespace: shop}",
-            "metadata: {name: db, namespace: shop, annotations: {palisade.dev/mode: audit}}",
-        );
-        let loaded = crate::manifests::parse("cluster.yaml", &text).unwrap();
-        let report = Report::new(
-            &record()[2..3],
-            Some(&loaded.cluster),
-            false,
-            &Filter::default(),
-            SystemTime::UNIX_EPOCH,
-        );
-        let line = plain(&report.text(false));
-        let why = "passes: egress not isolated; ingress not isolated (audit: would be denied by shop/db, no rule admits it; \
-                   nearest: shop/db ingress[0] wants port 5432/TCP, asked for 22/TCP)";
-        assert!(line.contains(why), "{line}");
-        assert!(report.json().unwrap().contains("\"auditVerdict\": \"deny\""));
-    }
-
-    #[test]
-    fn what_is_addressed_to_no_pod_is_not_called_allowed() {
-        let loaded = crate::manifests::parse("cluster.yaml", CLUSTER).unwrap();
-        let record = [
-            denial("fe80::1", "fe80::2", "tcp", Some(5432), 1, 0),
-            denial("10.244.1.2", "224.0.0.251", "udp", Some(5353), 1, 0),
-            denial("10.244.1.2", "192.0.2.1", "udp", Some(5353), 1, 0),
-        ];
-        let filter = Filter::default();
-        let report = Report::new(&record, Some(&loaded.cluster), false, &filter, SystemTime::UNIX_EPOCH);
-        let text = plain(&report.text(false));
-        let told: Vec<bool> = text.lines().map(|line| line.contains("addressed to no pod")).collect();
-        assert_eq!(told, [true, true, false], "{text}");
-        assert!(text.contains("allowed now"), "{text}");
-        assert_eq!(report.json().unwrap().matches("\"verdict\": \"deny\"").count(), 2);
-    }
-
-    #[test]
-    fn an_unknown_pod_is_told_where_the_kernel_drops_it() {
-        let text = CLUSTER.replace(
-            "metadata: {name: worker-2}",
-            "metadata: {name: worker-2}\nspec: {podCIDR: 10.244.1.0/24}",
-        );
-        let loaded = crate::manifests::parse("cluster.yaml", &text).unwrap();
-        let record = [
-            denial("10.244.1.9", "10.244.1.2", "tcp", Some(80), 1, 0),
-            denial("10.244.1.9", "10.244.1.3", "tcp", Some(80), 1, 0),
-            denial("10.244.2.9", "10.244.1.2", "tcp", Some(80), 1, 0),
-        ];
-        let lines = |drops_unknown| {
-            let now = SystemTime::UNIX_EPOCH;
-            let report = Report::new(&record, Some(&loaded.cluster), drops_unknown, &Filter::default(), now);
-            plain(&report.text(false))
-                .lines()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let (told, off) = (lines(true), lines(false));
-        assert!(
-            told[0].ends_with("80/TCP  no pod of the cluster has 10.244.1.9 (--unknown-pods drop)"),
-            "{told:?}"
-        );
-        assert!(
-            told[1].contains("has 10.244.1.9 (--unknown-pods drop); ingress isolated by shop/db"),
-            "{told:?}"
-        );
-        assert!(
-            told[2].contains("allowed now") && off[0].contains("allowed now"),
-            "{told:?} {off:?}"
-        );
-        assert!(off[1].contains("80/TCP  ingress isolated by shop/db"), "{off:?}");
-    }
-
-    #[test]
-    fn json_is_stable() {
-        let filter = Filter {
-            namespace: None,
-            pod: Some("shop/web-0".to_owned()),
-        };
-        insta::assert_snapshot!(report(true, &filter).json().unwrap());
-        let lines = report(true, &filter).json_lines().unwrap();
-        let kinds: Vec<String> = (lines.lines())
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].to_string())
-            .collect();
-        assert_eq!(kinds, ["\"Denial\"", "\"Denial\""]);
-    }
-
-    #[test]
-    fn filters_look_at_both_ends() {
-        let rows = |namespace: Option<&str>, pod: Option<&str>| {
-            let filter = Filter {
-                namespace: namespace.map(str::to_owned),
-                pod: pod.map(str::to_owned),
-            };
-            report(true, &filter).rows.len()
-        };
-        assert_eq!(rows(None, None), 4);
-        assert_eq!(rows(Some("shop"), None), 4);
-        assert_eq!(rows(Some("other"), None), 0);
-        assert_eq!(rows(None, Some("shop/db-0")), 4);
-        assert_eq!(rows(None, Some("shop/web-0")), 2);
-        assert_eq!(rows(Some("other"), Some("shop/web-0")), 0);
-    }
-
-    #[test]
-    fn a_watch_tells_what_is_new() {
-        let mut watch = Watch::default();
-        assert_eq!(watch.news(record()), record());
-        assert!(watch.news(record()).is_empty());
-        let mut next = record();
-        next[1].packets += 1;
-        next.push(denial("10.244.1.2", "10.244.1.3", "tcp", Some(23), 1, 0));
-        assert_eq!(watch.news(next.clone()), [next[1].clone(), next[4].clone()]);
-        // One that aged and came again.
-        next.remove(0);
-        assert!(watch.news(next).is_empty());
-        assert_eq!(watch.news(record())[0], record()[0]);
-    }
-}
+mod tests;

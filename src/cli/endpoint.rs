@@ -32,6 +32,9 @@ pub(crate) enum EndpointError {
     /// Begins like an address or a CIDR, and is none.
     #[error("`{0}` is not an address: write an IPv4 or IPv6 address, or a CIDR such as 10.0.0.0/8 or fd00::/8")]
     Address(String),
+    /// A Service, in whose place policy sees the pods behind it.
+    #[error("`{0}`: a Service is no end of a connection: name the pods behind it, such as shop/deployment/api")]
+    Service(String),
     /// A middle part that is no kind of workload.
     #[error("`{text}`: `{kind}` is not a kind of workload: write pod, {}", KINDS.map(|(kind, _)| kind).join(", "))]
     Kind {
@@ -79,6 +82,9 @@ impl FromStr for EndpointSpec {
                 let asked = kind.to_ascii_lowercase();
                 if ["pod", "pods", "po"].contains(&&*asked) {
                     return Ok(pod(namespace, name));
+                }
+                if ["service", "services", "svc"].contains(&&*asked) {
+                    return Err(EndpointError::Service(text.to_owned()));
                 }
                 let known = KINDS
                     .iter()
@@ -155,7 +161,11 @@ mod tests {
         check("shop/Web", Err("write namespace/pod"));
         check(
             "shop/service/web",
-            Err("`service` is not a kind of workload: write pod, deployment"),
+            Err("a Service is no end of a connection: name the pods behind it"),
+        );
+        check(
+            "shop/ingress/web",
+            Err("`ingress` is not a kind of workload: write pod, deployment"),
         );
         check("10.0.0.300", Err("not an address"));
         check("10.0.0.0/33", Err("not an address"));

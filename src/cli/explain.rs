@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use policy_compiler::cluster::Exemption;
+use policy_compiler::cluster::{Endpoint, Exemption};
 use policy_compiler::evaluate::{Audit, Side};
 use policy_compiler::policy::PolicyName;
 use policy_compiler::ports::PortSet;
@@ -60,8 +60,13 @@ pub(crate) fn explain<'a>(compiled: &Compiled, question: Question<'a>) -> anyhow
         None => question.port.on(&end.endpoint()),
     };
     if to.iter().all(|end| asked(end).is_empty()) {
+        let names: BTreeSet<String> = to.iter().flat_map(|end| named_ports(&end.endpoint())).collect();
+        let known = match names.is_empty() {
+            true => "a name that a container's ports list".to_owned(),
+            false => Vec::from_iter(names).join(", "),
+        };
         anyhow::bail!(
-            "nothing at {} has a port {}: write a number, or a name that a container's ports list",
+            "nothing at {} has a port {}: write a number, or {known}",
             question.to,
             question.port
         );
@@ -325,4 +330,16 @@ pub(crate) fn source(loaded: &Loaded, policy: &PolicyName) -> Option<String> {
         name: policy.name.clone(),
     };
     loaded.sources.get(&object).map(ToString::to_string)
+}
+
+/// The ports that a destination has names for: `http/TCP`.
+fn named_ports(destination: &Endpoint) -> Vec<String> {
+    let Endpoint::Pod(pod, _) = destination else {
+        return Vec::new();
+    };
+    let named = pod
+        .ports
+        .iter()
+        .filter_map(|port| Some((port.name.as_ref()?, port.protocol)));
+    named.map(|(name, protocol)| format!("{name}/{protocol}")).collect()
 }

@@ -182,12 +182,22 @@ fn unknown_rules(loaded: &Loaded) -> impl Iterator<Item = Finding> {
     })
 }
 
+/// What `palisade lint --help` ends with.
+pub(crate) fn help() -> String {
+    let rules: Vec<&str> = Code::all().map(Code::id).collect();
+    format!(
+        "Warnings end with exit code 1, notes do not. The annotation palisade.dev/lint-ignore of an object, with rules separated by \
+         commas, rules out findings about that object.\nA RULE is the name that stands behind a finding: {}.",
+        rules.join(", ")
+    )
+}
+
 /// The rule of a name.
 pub(crate) fn parse_code(text: &str) -> Result<Code, String> {
     text.parse().map_err(|()| {
         let near = crate::manifests::nearest(text, Code::all().map(Code::id));
         let hint = near.map_or_else(
-            || "docs/lint.md lists them".to_owned(),
+            || "`palisade lint --help` lists them".to_owned(),
             |near| format!("did you mean {near}?"),
         );
         format!("\"{text:.80}\" is not a rule: {hint}")

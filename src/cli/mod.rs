@@ -41,11 +41,10 @@ use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
 use args::{
-    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DeniedArgs,
-    DenyAction, DiffArgs, DiffOutput, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs,
-    MatrixOutput, Mode, PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
+    AgentArgs, BridgeNetfilter, CleanupArgs, Cli, Command, CompileArgs, CompileOutput, DemoArgs, DenyAction, DiffArgs,
+    DiffOutput, ExplainArgs, LintArgs, LintOutput, LintSeverity, Manifests, MatrixArgs, MatrixOutput, Mode,
+    PreflightArgs, StatusArgs, TestArgs, TestOutput, TextOrJson, UnknownPods,
 };
-use cluster::Known;
 use diff::Diff;
 use ends::Compiled;
 use explain::Question;
@@ -91,7 +90,7 @@ fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Test(args) => run_test(args),
         Command::Diff(args) => run_diff(args),
         Command::Agent(args) => run_agent(args),
-        Command::Denied(args) => run_denied(args),
+        Command::Denied(args) => denied::run(args),
         Command::Preflight(args) => run_preflight(args),
         Command::Status(args) => run_status(args),
         Command::Cleanup(args) => run_cleanup(args),
@@ -256,56 +255,14 @@ fn run_agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-fn run_denied(args: &DeniedArgs) -> anyhow::Result<Outcome> {
-    let kernel = nft::Nft::default();
-    // Before the cluster, which may take longer to read.
-    let mut record = denied::read(&kernel)?;
-    let mut known = Known::new(&args.manifests, args.live.target())?;
-    warn(known.warnings());
-    if known.cluster().is_none() {
-        note("these are addresses; for names, and why each was denied, give the cluster: --live, or --manifests PATH");
-    }
-    let filter = denied::Filter {
-        namespace: args.namespace.clone(),
-        pod: args.pod.clone(),
-    };
-    let unknown = nft::Kernel::unknown(&kernel)?.is_some();
-    let report = |record: &[nft::Denial], known: &Known| {
-        denied::Report::new(record, known.cluster(), unknown, &filter, std::time::SystemTime::now())
-    };
-    if !args.watch {
-        let report = report(&record, &known);
-        print(&match args.output {
-            TextOrJson::Json => report.json()?,
-            TextOrJson::Text if report.is_empty() => "nothing was denied in the last hour\n".to_owned(),
-            TextOrJson::Text => report.text(true),
-        })?;
-        return Ok(Outcome::Fine);
-    }
-    let mut watch = denied::Watch::default();
-    let mut heading = true;
-    loop {
-        let news = watch.news(record);
-        if !news.is_empty() {
-            if let Err(error) = known.refresh() {
-                note(&format!("{error:#}; names and reasons are those of the last reading"));
-            }
-            let news = report(&news, &known);
-            let text = match args.output {
-                _ if news.is_empty() => String::new(),
-                TextOrJson::Json => news.json_lines()?,
-                TextOrJson::Text => news.text(std::mem::take(&mut heading)),
-            };
-            if !print(&text)? {
-                return Ok(Outcome::Fine);
-            }
-        }
-        std::thread::sleep(denied::POLL);
-        record = denied::read(&kernel)?;
-    }
-}
-
 fn run_preflight(args: &PreflightArgs) -> anyhow::Result<Outcome> {
+    // Without its files every look at them would find nothing to object to.
+    if !args.root.is_dir() {
+        anyhow::bail!(
+            "--root {}: there is no such folder: name the one where the node's file system is mounted",
+            args.root.display()
+        );
+    }
     let in_a_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let cluster = match &args.kubeconfig {
         Some(file) => Some(agent::source::Target::Kubeconfig {
@@ -338,6 +295,12 @@ fn run_status(args: &StatusArgs) -> anyhow::Result<Outcome> {
 
 fn run_cleanup(args: &CleanupArgs) -> anyhow::Result<Outcome> {
     let agent::Cleaned { table, connections } = agent::cleanup(args.verified_mark)?;
+    if table && status::ask(agent::HTTP_ADDRESS).is_ok() {
+        caution(&format!(
+            "an agent runs here ({}): it puts the table back within a second; stop it, and clean up again",
+            agent::HTTP_ADDRESS
+        ));
+    }
     print(match table {
         true => "removed the table inet palisade\n",
         false => "there is no table inet palisade: nothing to remove\n",

@@ -16,6 +16,21 @@ use super::output::API_VERSION;
 use super::ports::PortSpec;
 use crate::manifests::{Document, Entry, Node, ObjectName, Position, Problem, Source, Value, decode};
 
+/// The form, by an example, for `palisade test --help`.
+pub(crate) const FORM: &str = "\
+A test file:
+  apiVersion: palisade.dev/v1alpha1
+  kind: ConnectivityTest
+  metadata: {name: shop}
+  resources: [../manifests/]            # files and folders, relative to this file
+  cases:
+  - name: only the api reaches the database
+    from: {not: [shop/deployment/api]}  # an ENDPOINT as of explain, a selection of pods, or a list
+    to: shop/statefulset/db
+    ports: all                          # or a PORT, or a list
+    expect: deny                        # or allow: every pair on every port
+Exit codes: 0 all cases passed; 1 a case failed; 2 bad usage or input, such as an end that stands for nothing.";
+
 const KIND: &str = "ConnectivityTest";
 
 /// One document of kind ConnectivityTest.

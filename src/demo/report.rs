@@ -317,6 +317,7 @@ pub(super) fn to_json(made: &[Made], checks: &[Check], change: Option<&str>) -> 
         .collect();
     json!({
         "apiVersion": "palisade.dev/v1alpha1",
+        "kind": "Demo",
         "summary": {"probes": summary.probes, "asExpected": summary.as_expected, "leaks": summary.leaks},
         "probes": probes,
         "openConnection": {"change": change, "checks": checks},

@@ -232,6 +232,7 @@ fn what_is_off_is_shown() {
     assert_eq!((summary.probes - summary.as_expected, summary.leaks), (4, 2));
     assert!(!summary.is_fine());
     let json = to_json(&made, &checks, Some("a policy is deleted"));
+    assert_eq!(json["kind"], "Demo");
     assert_eq!(json["summary"]["leaks"], 2);
     assert_eq!(json["openConnection"]["change"], "a policy is deleted");
     let off = json["probes"]

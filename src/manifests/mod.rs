@@ -137,8 +137,12 @@ fn nothing_of_use(skipped: &BTreeMap<String, usize>) -> String {
         return "no object is given: check where the manifests are to come from".to_owned();
     }
     let kinds: Vec<String> = skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let build = match skipped.contains_key("Kustomization") {
+        true => " (what `kubectl kustomize` makes of a folder with a kustomization.yaml)",
+        false => "",
+    };
     format!(
-        "no object that is given is of use to policy, and these were passed over: {}; give policies, namespaces, and pods or workloads",
+        "no object that is given is of use to policy, and these were passed over: {}; give policies, namespaces, and pods or workloads{build}",
         kinds.join(", ")
     )
 }

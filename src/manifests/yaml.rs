@@ -89,7 +89,7 @@ pub fn documents(text: &str) -> Documents {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with(['{', '[']) {
         let (mut read, end) = yaml_documents(text);
-        read.errors.extend(end);
+        read.errors.extend(end.map(|error| of_template(text, error)));
         return read;
     }
     match json::documents(text) {
@@ -103,11 +103,21 @@ pub fn documents(text: &str) -> Documents {
                 } else {
                     no_yaml
                 };
-                read.errors.push(further);
+                read.errors.push(of_template(text, further));
             }
             read
         }
     }
+}
+
+/// The error, with what to do about a template: one of Helm is no YAML, and what is wrong with it as YAML helps nobody.
+fn of_template(text: &str, mut error: SyntaxError) -> SyntaxError {
+    if text.contains("{{") {
+        error
+            .message
+            .push_str("; a template ({{ ... }}) has to be rendered first");
+    }
+    error
 }
 
 /// What can be read as YAML, and the error that ended the reading, if one did.
@@ -415,7 +425,11 @@ fn key_text(key: Node) -> Result<Box<str>, &'static str> {
         Value::Integer(value) => Ok(value.to_string().into()),
         Value::Float(value) => Ok(value.to_string().into()),
         Value::Null => Err("the key is empty: write a key, in quotes if it is to be the word null"),
-        Value::List(_) | Value::Map(_) => Err("a list or a mapping cannot be a key: write a string"),
+        Value::List(_) => Err("a list cannot be a key: write a string"),
+        // `name: {{ .Values.name }}` is a mapping of a mapping.
+        Value::Map(_) => {
+            Err("a mapping cannot be a key: write a string; a template ({{ ... }}) has to be rendered first")
+        }
     }
 }
 

@@ -68,6 +68,11 @@ pub trait Kernel {
         Ok(None)
     }
 
+    /// Whether the table is that of `--mode audit`: what it denies passes.
+    fn audits(&self) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
     /// A number that every change of any table, by anybody, raises: while it stays, the content need not be read again.
     /// None when it cannot be told.
     fn generation(&self) -> Option<u32> {
@@ -272,6 +277,13 @@ impl Kernel for Nft {
         let listed = self.list(&["chain", TABLE_FAMILY, TABLE, &ChainName::Unknown.to_string()])?;
         let packets = listed.map(|json| denials::parse_chain(&json)).transpose();
         packets.map_err(KernelError::Answer)
+    }
+
+    fn audits(&self) -> Result<bool, KernelError> {
+        let listed = self.list(&["chain", TABLE_FAMILY, TABLE, &ChainName::Denied.to_string()])?;
+        let listing = listed.map(|json| Listing::parse(&json)).transpose();
+        let listing = listing.map_err(KernelError::Answer)?;
+        Ok(listing.is_some_and(|listing| listing.audits()))
     }
 
     fn delete(&self) -> Result<(), KernelError> {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::names::ChainName;
+use super::render_base::AUDIT;
 use super::ruleset::Ruleset;
 use super::{expressions, text};
 
@@ -107,6 +109,12 @@ impl Listing {
             }
         }
         None
+    }
+
+    /// Whether what is denied passes (`--mode audit`).
+    pub fn audits(&self) -> bool {
+        let denied = self.chains.get(&ChainName::Denied.to_string());
+        denied.is_some_and(|rules| rules.iter().any(|rule| rule.contains(AUDIT)))
     }
 
     /// What a listing of this ruleset would be, with rules as nft text.

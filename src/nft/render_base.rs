@@ -234,10 +234,13 @@ fn exempt(family: Family, passes: Statement<'static>) -> Rule {
     Rule::new([is_in(pair, SetName::Exempt(family)), passes]).commented("a pod and itself, a pod and its own node")
 }
 
+/// What the rule of `--mode audit` in the chain `denied` says: by it a table is told from one that drops.
+pub(super) const AUDIT: &str = "audit mode: counted, not dropped";
+
 /// The one place that decides what becomes of denied packets.
 fn denied(settings: Settings) -> Vec<Rule> {
     if settings.mode == Mode::Audit {
-        return vec![Rule::new([counter(), back()]).commented("audit mode: counted, not dropped")];
+        return vec![Rule::new([counter(), back()]).commented(AUDIT)];
     }
     let mut rules = Vec::new();
     if settings.deny_action == DenyAction::Reject {

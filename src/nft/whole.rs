@@ -48,7 +48,9 @@ pub fn restore(found: Option<&Listing>, new: &Ruleset) -> Result<Transaction, Op
     let expected = Listing::of(new);
     let fits = |found: &&Listing| {
         let ours = found.chains.keys().all(|name| expected.chains.contains_key(name));
-        ours && !found.flagged && found.sets == expected.sets
+        // What passed in audit mode is not to stand among what was dropped.
+        let same_mode = found.audits() == expected.audits();
+        ours && same_mode && !found.flagged && found.sets == expected.sets
     };
     if found.filter(fits).is_none() {
         return replace(new);

@@ -25,10 +25,9 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
             "name one with --kubeconfig FILE [--context NAME], or run this in the agent's pod",
         );
     };
-    let denied = |error: String| {
-        Finding::of(
-            CHECK,
-            Verdict::Failed,
+    let failed = |error: String, remedy: &str| Finding::of(CHECK, Verdict::Failed, error, remedy);
+    let denied = |error| {
+        failed(
             error,
             "see that the API server can be reached from here, and that the credentials are valid",
         )
@@ -37,7 +36,17 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
         Ok(runtime) => runtime,
         Err(error) => return denied(error.to_string()),
     };
-    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, missing(target)).await });
+    // Within the runtime, for the client has a task of its own.
+    let access = match runtime.block_on(async { Access::new(target.clone()) }) {
+        Ok(access) => access,
+        Err(error) => {
+            return failed(
+                error.to_string(),
+                "name a kubeconfig, and a context in it, as kubectl would take them: --kubeconfig FILE [--context NAME]",
+            );
+        }
+    };
+    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, missing(&access)).await });
     match asked {
         Err(_) => denied(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
         Ok(Err(error)) => denied(error),
@@ -64,8 +73,7 @@ pub(super) fn check(cluster: Option<&Target>) -> Finding {
 }
 
 /// What is not permitted.
-async fn missing(target: &Target) -> Result<Vec<String>, String> {
-    let access = Access::new(target.clone()).map_err(|error| error.to_string())?;
+async fn missing(access: &Access) -> Result<Vec<String>, String> {
     let client = access.client();
     let reads = Resource::ALL
         .into_iter()
@@ -160,7 +168,13 @@ mod tests {
             file: Some("/nonexistent".into()),
             context: None,
         };
-        assert_eq!(check(Some(&target)).verdict, Verdict::Failed);
+        let finding = check(Some(&target));
+        assert_eq!(finding.verdict, Verdict::Failed);
+        assert!(
+            finding
+                .remedy
+                .is_some_and(|remedy| remedy.contains("--kubeconfig FILE"))
+        );
 
         let file = tempfile::NamedTempFile::new().expect("a file");
         // No port of this machine; with what is behind the client's error.

@@ -1,14 +1,14 @@
 //! `palisade denied --live`: the record of a kernel, with names and reasons from the API server.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::api::{Api, Kind, Verb};
 use super::cluster::{arguments, pod, policy, runtime};
-use super::{Agent, PROGRAM, in_a_namespace, nft, palisade, read, until};
+use super::{Agent, Folder, PROGRAM, in_a_namespace, nft, palisade, read, until};
 
 /// How old names and reasons may be.
 const AGE: u64 = 30;
@@ -91,5 +91,58 @@ fn the_live_cluster_tells_names_and_reasons() {
         api.set_outage(true);
         let output = palisade(&[&["denied"], &live[..]].concat());
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    });
+}
+
+/// Whoever tries policies out sees that nothing was dropped; and what passed then is not among what is dropped later.
+#[test]
+fn what_passed_in_audit_mode_is_told_apart() {
+    in_a_namespace("denied::what_passed_in_audit_mode_is_told_apart", || {
+        let folder = Folder::new();
+        let arguments = folder.arguments("127.0.0.1:9440");
+        let start = |arguments: &[String]| {
+            let agent = Agent::with(arguments, folder.root.path().join("log"));
+            agent.until_ready();
+            agent
+        };
+        let denied = || {
+            let output = palisade(&["denied"]);
+            assert!(output.status.success());
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let audit = start(&[&arguments[..], &["--mode=audit".to_owned()]].concat());
+        // As the rules would have recorded it.
+        nft("add element inet palisade denied4 { 10.244.2.2 . 10.244.1.2 . tcp . 22 }");
+        let [stdout, stderr] = denied();
+        assert!(
+            stdout.contains("22/TCP") && stderr.contains("--mode audit"),
+            "{stdout} {stderr}"
+        );
+        assert!(audit.stop().success());
+        let enforce = start(&arguments);
+        let [stdout, stderr] = denied();
+        assert!(
+            !stdout.contains("22/TCP") && !stderr.contains("audit"),
+            "{stdout} {stderr}"
+        );
+
+        // What an agent finds that was there in its own mode, it leaves.
+        nft("add element inet palisade denied4 { 10.244.2.2 . 10.244.1.2 . tcp . 23 }");
+        assert!(enforce.stop().success());
+        let enforce = start(&arguments);
+        assert!(denied()[0].contains("23/TCP"), "{:?}", denied());
+
+        // A second one, and a cleanup, while it runs.
+        let second = Command::new(PROGRAM).args(&arguments).output().expect("started");
+        let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert_eq!(second.status.code(), Some(2), "{complaint}");
+        assert!(
+            complaint.contains("cannot serve HTTP on 127.0.0.1:9440: if another agent does"),
+            "{complaint}"
+        );
+        let told = |output: &Output| String::from_utf8_lossy(&output.stderr).contains("an agent runs here");
+        assert!(told(&palisade(&["cleanup"])));
+        assert!(enforce.stop().success());
+        assert!(!told(&palisade(&["cleanup"])));
     });
 }

@@ -82,7 +82,7 @@ pub(crate) fn follow(runtime: &Runtime, server: impl Server) -> Result {
     let misspelt = json!({"palisade.dev/mode": "adit"});
     world.policy_with("web", misspelt, only(&clients));
     let invalid = ("PolicyInvalid".to_owned(), "web".to_owned());
-    assert_eq!(world.events()?, [invalid.clone()]);
+    assert_eq!(world.events()?, std::slice::from_ref(&invalid));
     world.dropped(&guest, &web, WEB)?;
     world.dropped(&near, &web, WEB)?;
     world.passes(&far, &web, WEB)?;

@@ -319,7 +319,12 @@ fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<(Config, Str
 fn message(error: KubeconfigError) -> String {
     match error {
         KubeconfigError::ReadConfig(error, _) => format!("cannot read the kubeconfig: {error}"),
-        KubeconfigError::Parse(error) => format!("this is not a kubeconfig: {error}"),
+        KubeconfigError::Parse(error) => {
+            let error = error.to_string();
+            // The first line says where and what; below it stand lines of the file, with the secrets in them.
+            let first = error.lines().next().unwrap_or_default();
+            format!("this is not a kubeconfig: {}", first.trim_start_matches("error: "))
+        }
         KubeconfigError::FindPath => {
             "there is no home directory to look for .kube/config in: set KUBECONFIG, or name the file".to_owned()
         }
@@ -391,7 +396,10 @@ mod tests {
             assert_eq!(info(text, context).map(drop), Err(expected.to_owned()));
         }
         let error = info("[1, 2", None).expect_err("no kubeconfig");
-        assert!(error.starts_with("F: this is not a kubeconfig: "), "{error}");
+        assert!(error.starts_with("F: this is not a kubeconfig: line 1 "), "{error}");
+        let secret = "users:\n- name: u\n  user: {token: hush\ncontexts: []\n";
+        let error = info(secret, None).expect_err("no kubeconfig");
+        assert!(error.contains("line 4 ") && !error.contains("hush"), "{error}");
         let target = Target::Kubeconfig {
             file: Some("/nonexistent/config".into()),
             context: None,

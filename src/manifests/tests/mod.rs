@@ -194,8 +194,19 @@ fn yaml_that_means_two_things_is_refused() {
     );
     check_errors(
         "kind: X\napiVersion: x/v1\n[a]: 1\n",
-        &["f.yaml:3:1: a list or a mapping cannot be a key: write a string"],
+        &["f.yaml:3:1: a list cannot be a key: write a string"],
     );
+    let render = "a template ({{ ... }}) has to be rendered first";
+    check_errors(
+        "kind: X\napiVersion: x/v1\na: {{ .Values.a }}\n",
+        &[&format!(
+            "f.yaml:3:5: a mapping cannot be a key: write a string; {render}"
+        )],
+    );
+    for text in ["{{- if .Values.a }}\nkind: X\n{{- end }}\n", "kind: X\n{{- end }}\n"] {
+        let errors = documents(text).errors;
+        assert!(errors[0].message.ends_with(render), "{errors:?}");
+    }
     check_errors(
         "kind: X\napiVersion: x/v1\n~: 1\n",
         &["f.yaml:3:1: the key is empty: write a key, in quotes if it is to be the word null"],
