@@ -97,16 +97,8 @@ fn without(cluster: &Cluster, found: &[Diagnostic]) -> Cluster {
     rest
 }
 
-fn config(cases: u32) -> ProptestConfig {
-    // Failing seeds stand beside this file, and are tried first.
-    ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn without_all_that_is_redundant_nothing_is_different(cluster in testing::cluster(Tiers::All)) {
@@ -163,7 +155,7 @@ proptest! {
 
 proptest! {
     // The evaluator is slow, and held equal to the table elsewhere.
-    #![proptest_config(config(24))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn the_evaluator_sees_no_difference_either(cluster in testing::cluster(Tiers::NetworkPolicy)) {
