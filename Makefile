@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help setup demo test check unit snapshots bench bench-dataplane bench-updates bench-agent bench-source size instructions clean
+.PHONY: help setup demo test check unit snapshots explore bench bench-dataplane bench-updates bench-agent bench-source size instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,11 +20,18 @@ check: ## formatting, lints, documentation
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
+# The property tests try the same cases every time; `make explore` and a plain `cargo test` try others.
+unit snapshots: export PROPTEST_RNG_SEED ?= 1
+
 unit: ## all tests: unit, snapshot, property, and real packets in network namespaces
 	INSTA_UPDATE=no cargo test --locked --workspace
 
 snapshots: ## run the tests and accept what they now print (look at the difference before you commit it)
 	INSTA_UPDATE=always cargo test --locked --workspace
+
+MINUTES ?= 10
+explore: ## run the property tests on other cases, for MINUTES or up to the first failure: make explore MINUTES=60
+	@scripts/explore $(MINUTES)
 
 bench: ## time the compiler against its budgets and a naive rival (docs/benchmarks.md); writes target/bench/compiler.json
 	cargo bench --locked -p policy-compiler --bench compiler

@@ -7,15 +7,8 @@ mod targets;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn any_bytes_are_loaded_or_refused(data in vec(any::<u8>(), 0..300)) {
@@ -35,7 +28,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(40))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn compiled_answer_is_the_evaluators(data in vec(any::<u8>(), 1..50)) {

@@ -172,13 +172,9 @@ fn cluster(data: &[u8]) -> Option<Cluster> {
 }
 
 fn random(seed: &[u8]) -> Option<Cluster> {
-    let config = Config {
-        failure_persistence: None,
-        ..Config::default()
-    };
     let mut bytes = [1; 16];
     bytes[..seed.len()].copy_from_slice(seed);
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::XorShift, &bytes));
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::XorShift, &bytes));
     let tree = testing::cluster(Tiers::All).new_tree(&mut runner).ok()?;
     Some(tree.current())
 }

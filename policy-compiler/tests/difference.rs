@@ -134,7 +134,7 @@ fn check(before: &Cluster, after: &Cluster) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     /// After a few changes.
     #[test]

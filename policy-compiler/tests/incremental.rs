@@ -170,7 +170,7 @@ fn check(start: Cluster, events: Vec<Event>, subjects: Subjects) -> Result<(), T
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn following_events_equals_compiling_from_scratch((start, events) in testing::history(300)) {

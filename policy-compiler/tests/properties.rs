@@ -52,16 +52,8 @@ fn check_equal(cluster: &Cluster) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn config(cases: u32) -> ProptestConfig {
-    // Failing seeds stand beside this file, and are tried first.
-    ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn compiled_answer_is_the_evaluators(cluster in testing::cluster(Tiers::NetworkPolicy)) {

@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_compiler::cells::{AddressRange, predecessor, successor};
-use policy_compiler::cluster::{Cluster, Endpoint};
+use policy_compiler::cluster::{Cluster, Endpoint, Pod, PodName};
 use policy_compiler::compile::{Subjects, compile};
 use policy_compiler::convert::Segment;
 use policy_compiler::diagnostics::{Code, Diagnostic, ObjectName, Severity};
 use policy_compiler::evaluate::Evaluator;
+use policy_compiler::labels::{Labels, Selector};
 use policy_compiler::lint::lint;
-use policy_compiler::policy::{Direction, Enforcement, Peer, Peers, Policy, Tier};
+use policy_compiler::policy::{
+    Action, Direction, Enforcement, NamespaceScope, Peer, Peers, PodSelection, Policy, PolicyName, Ports, Rule, Tier,
+};
 use policy_compiler::ports::PortSet;
 use policy_compiler::table::Table;
 use policy_compiler::testing::{self, Tiers};
@@ -97,16 +100,8 @@ fn without(cluster: &Cluster, found: &[Diagnostic]) -> Cluster {
     rest
 }
 
-fn config(cases: u32) -> ProptestConfig {
-    // Failing seeds stand beside this file, and are tried first.
-    ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn without_all_that_is_redundant_nothing_is_different(cluster in testing::cluster(Tiers::All)) {
@@ -163,7 +158,7 @@ proptest! {
 
 proptest! {
     // The evaluator is slow, and held equal to the table elsewhere.
-    #![proptest_config(config(24))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn the_evaluator_sees_no_difference_either(cluster in testing::cluster(Tiers::NetworkPolicy)) {
@@ -172,4 +167,59 @@ proptest! {
         let rest = without(&cluster, &lint(&cluster, &table));
         prop_assert!(verdicts(&cluster, &ends) == verdicts(&rest, &ends));
     }
+}
+
+/// Of two policies that allow everything the later goes since the other does the same, and then the other since without it all is
+/// allowed as well. Beside one that allows nothing it has to stay.
+#[test]
+fn of_two_that_allow_everything_neither_has_to_stay() {
+    let everything = Rule {
+        action: Action::Accept,
+        peers: Peers::All,
+        ports: Ports::All,
+    };
+    let redundant = |rules: [&[Rule]; 2]| {
+        let mut cluster = Cluster::default();
+        cluster.add_pod(Pod {
+            name: PodName {
+                namespace: "x".into(),
+                name: "pod".into(),
+            },
+            labels: Labels::default(),
+            addresses: Vec::new(),
+            node: None,
+            host_network: false,
+            ended: false,
+            started: None,
+            ports: Vec::new(),
+            workload: None,
+        });
+        for (name, egress) in ["a", "b"].into_iter().zip(rules) {
+            cluster.add_policy(Policy {
+                name: PolicyName {
+                    namespace: Some("x".into()),
+                    name: name.into(),
+                },
+                tier: Tier::NetworkPolicy,
+                enforcement: None,
+                subject: PodSelection {
+                    namespaces: NamespaceScope::Named("x".into()),
+                    pods: Selector::everything(),
+                },
+                ingress: None,
+                egress: Some(egress.to_vec()),
+            });
+        }
+        let found = lint(&cluster, &compile(&cluster, &Subjects::All));
+        let found = found.iter().filter(|d| d.code == Code::RedundantPolicy);
+        let found: BTreeSet<String> = found.map(|d| format!("{:?} {}", d.severity, d.object)).collect();
+        found.into_iter().collect::<Vec<_>>()
+    };
+    let all = std::slice::from_ref(&everything);
+    assert_eq!(
+        redundant([all, all]),
+        ["Note NetworkPolicy x/a", "Warning NetworkPolicy x/b"]
+    );
+    assert_eq!(redundant([all, &[]]), ["Note NetworkPolicy x/b"]);
+    assert_eq!(redundant([&[], all]), ["Note NetworkPolicy x/a"]);
 }

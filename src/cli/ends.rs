@@ -373,7 +373,7 @@ pub(super) mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig::with_cases(200))]
 
         /// Regions are disjoint, cover all addresses that are no pod's, and no policy and no node tells two addresses of one apart.
         #[test]

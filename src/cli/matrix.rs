@@ -390,7 +390,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig::with_cases(100))]
 
         /// Every pod stands in one row, and every cell is what the table says of each of its pairs.
         #[test]

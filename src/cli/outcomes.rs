@@ -245,7 +245,7 @@ mod tests {
     use crate::cli::ends::tests::all_ends;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig::with_cases(30))]
 
         /// Every pair and port stands in one outcome, with the answer and the deciding rules of the reference evaluator.
         #[test]

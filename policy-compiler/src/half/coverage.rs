@@ -102,8 +102,7 @@ impl<'h> Coverage<'h> {
             let known = group.policies.iter().find(|p| cover.isolating.contains(*p));
             match known.or_else(|| group.policies.iter().find(|p| isolating(p))) {
                 Some(other) => drop(cover.isolating.insert(*other)),
-                // Beside others, even such as may go, it is this one that allows all.
-                None if group.policies.len() == 1 && self.lets_do_everything(*id, policy) => {
+                None if self.changes_nothing_by_itself(*id, policy) => {
                     cover.opens = true;
                     continue;
                 }
@@ -187,10 +186,20 @@ impl<'h> Coverage<'h> {
         Some(())
     }
 
-    /// Whether a policy alone lets the pods of a group do everything, as they could without any policy.
-    fn lets_do_everything(&self, id: GroupId, policy: u32) -> bool {
+    /// Whether a policy, of which all others of a group are gone, lets its pods do everything, as they could without any policy; and as they
+    /// could beside those others, or it is this one that allows what they do not.
+    fn changes_nothing_by_itself(&self, id: GroupId, policy: u32) -> bool {
+        let all = self.half.group(id).policies.iter().copied();
+        let others: Vec<u32> = all.filter(|other| *other != policy).collect();
+        let tiered = others.iter().any(|other| self.half.usages[other].tiered.is_some());
+        let beside = |others: &[u32]| others.is_empty() || self.let_do_everything(id, others);
+        !tiered && self.let_do_everything(id, &[policy]) && beside(&others)
+    }
+
+    /// Whether some policies of a group alone let its pods do everything.
+    fn let_do_everything(&self, id: GroupId, policies: &[u32]) -> bool {
         let group = self.half.group(id);
-        let rules = || self.half.usages[&policy].rules.iter();
+        let rules = || policies.iter().flat_map(|policy| self.half.usages[policy].rules.iter());
         self.live.iter().all(|signature| {
             let signature = &self.half.signatures[*signature as usize];
             let matching = rules().filter(|rule| matches(rule, signature));

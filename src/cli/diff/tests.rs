@@ -217,7 +217,7 @@ fn families(pods: [u8; 3], ingress: u8, egress: u8) -> Cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn names_mean_the_ends_that_changed(before in testing::cluster(Tiers::All), after in testing::cluster(Tiers::All)) {
