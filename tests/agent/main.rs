@@ -16,6 +16,8 @@ mod canonical;
 mod chaos;
 mod cluster;
 mod denied;
+#[path = "../support/environment.rs"]
+mod environment;
 mod held;
 #[path = "../support/objects.rs"]
 mod objects;
@@ -43,6 +45,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
+
+use environment::without_settings;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_palisade");
 /// Set in the test that runs inside its namespace.
@@ -323,7 +327,7 @@ fn in_namespaces(test: &str, more: &[&str], body: fn()) {
             return;
         }
     }
-    let output = Command::new("unshare")
+    let output = without_settings(&mut Command::new("unshare"))
         .args(&namespaces)
         .arg(std::env::current_exe().expect("this program"))
         .args(["--exact", test, "--nocapture"])

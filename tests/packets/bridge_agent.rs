@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use palisade::nft::Mode;
 use palisade::sandbox::{Netns, Options, Place, Wiring};
 
+use crate::environment::without_settings;
 use crate::packets::ip;
 use crate::shop::{DENY_ALL, NONE};
 use crate::world::{Family, Result, World, must, node, pod, possible, tcp};
@@ -60,7 +61,7 @@ impl<'a> Agent<'a> {
         fs::write(folder.path().join("manifests/all.yaml"), format!("{CLUSTER}{policies}"))?;
         let log = fs::File::create(folder.path().join("log"))?;
         let spawn = || {
-            Command::new("unshare")
+            without_settings(&mut Command::new("unshare"))
                 .args([
                     "--mount",
                     "sh",

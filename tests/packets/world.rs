@@ -265,7 +265,8 @@ impl World {
     pub(crate) fn check(&self, from: &Place, to: (IpAddr, Traffic), expected: &Outcome) -> Result {
         let caller = std::panic::Location::caller();
         let expect = match expected {
-            Outcome::Silent | Outcome::OneWay => Expect::Silence,
+            Outcome::Silent => Expect::Silence,
+            Outcome::OneWay => Expect::Arrival,
             _ => Expect::Answer,
         };
         let outcome = self.sandbox.probe(&Probe {

@@ -300,7 +300,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let token = files.put("token", "one");
     let expires = files.put("expires", "2100-01-01T00:00:00Z");
     let script = format!(
-        r#"echo asked >> {}; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "%s"}}}}' "$(cat {})" "$(cat {})""#,
+        r#"echo asked >> '{}'; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "%s"}}}}' "$(cat '{}')" "$(cat '{}')""#,
         count.display(),
         token.display(),
         expires.display()
@@ -351,7 +351,7 @@ async fn a_plugin_gives_certificates() {
     let script = |identity: &Identity| {
         let status = json!({"clientCertificateData": identity.certificate, "clientKeyData": identity.key});
         let said = files.put("said", &json!({"kind": "ExecCredential", "status": status}).to_string());
-        format!("cat {}", said.display())
+        format!("cat '{}'", said.display())
     };
     let user = files.plugin(&script(&first.client()));
     let api = guarded(&authority, &first).await;
