@@ -389,7 +389,7 @@ mod tests {
         assert!(written.unwrap().success());
         let nft = Nft {
             program: path.into(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
             ..Nft::default()
         };
         (dir, nft)
