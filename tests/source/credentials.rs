@@ -315,6 +315,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let asked = || fs::read_to_string(&count).unwrap().lines().count();
     assert_eq!(asked(), 1, "once for one client");
 
+    let began = Instant::now();
     // Refused: the plugin is asked at once. What it gives now is about to expire.
     files.put("token", "two");
     files.put("expires", "2020-01-01T00:00:00Z");
@@ -324,7 +325,9 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     // So it is asked again before the next request, though nobody has refused anything.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let before = asked();
-    assert!((2..10).contains(&before), "{before} times");
+    // Once a second, and on a busy machine these were some more.
+    let most = 8 + usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!((2..=most).contains(&before), "{before} times");
     world.api.set_tokens(&["two", "three"]);
     files.put("token", "three");
     world.api.cut();
