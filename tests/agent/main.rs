@@ -52,7 +52,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_palisade");
 /// Set in the test that runs inside its namespace.
 const INSIDE: &str = "PALISADE_TEST_IN_NAMESPACE";
 /// A machine under load gets plenty; nothing waits for so long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const CLUSTER: &str = "\
 apiVersion: v1

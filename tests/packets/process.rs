@@ -16,7 +16,7 @@ use crate::environment::without_settings;
 use crate::world::{Result, World, must, pod};
 
 /// A machine under load gets plenty; nothing waits for so long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Passes everything on to nft, and counts the documents. At the one of this number it does what the plan says instead.
 const STAND_IN: &str = r#"#!/bin/sh

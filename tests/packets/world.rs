@@ -43,7 +43,7 @@ pub(crate) fn marks() -> Option<MarkMask> {
 }
 
 /// For how long a node's connections may be looked through.
-const CLEARING: Duration = Duration::from_secs(20);
+const CLEARING: Duration = Duration::from_secs(90);
 
 /// A sandbox and the enforcers of its nodes, which have applied nothing yet.
 pub(crate) struct World {
