@@ -283,7 +283,7 @@ async fn a_token_in_a_file_is_replaced_before_the_old_one_is_refused() {
         }
     }
     for (resource, health) in world.watches.health() {
-        let refused = health.error.as_ref().is_some_and(|e| e.contains("401"));
+        let refused = health.error.as_ref().is_some_and(|e| e.contains("answers 401"));
         assert!(!refused, "{resource}: no request had the old one: {health:?}");
     }
     // A file that goes away takes nothing with it.
@@ -338,7 +338,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let before = world.cluster.clone();
     files.plugin("echo hunter2; echo cannot log in >&2; exit 1");
     world.api.set_token(Some("four"));
-    fails_with(&world, "401").await;
+    fails_with(&world, "answers 401").await;
     fails_with(&world, "failed with exit status: 1: cannot log in").await;
     world.quiet(Duration::from_millis(500)).await;
     assert_eq!(world.cluster, before);
