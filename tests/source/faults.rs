@@ -232,7 +232,10 @@ async fn an_outage_freezes_what_is_known_and_the_server_is_not_hammered() {
     assert!((4..=44).contains(&calls), "{calls} calls in two seconds");
     let health = &world.watches.health()[&Resource::Pods];
     assert_eq!((health.synced, health.objects), (true, 2), "{health:?}");
-    assert!(health.error.as_ref().is_some_and(|e| e.contains("answers 503")), "{health:?}");
+    assert!(
+        health.error.as_ref().is_some_and(|e| e.contains("answers 503")),
+        "{health:?}"
+    );
     let lists = world.api.count(Kind::Pod, Verb::StreamingList);
     world.api.set_outage(false);
     world.converge().await;
