@@ -317,6 +317,19 @@ fn a_flow_stops_and_goes_on() -> Result<(), Failed> {
             assert!(!flow.exchange(short), "the client is answered through a drop");
             node.nft("delete table inet drops")?;
             assert!(flow.exchange(long) && flow.push(long), "the connection goes on");
+            // What a router says of a way that it has lost for a moment ends no connection either.
+            let router = sandbox.netns(&Place::Node("a".into()))?;
+            let way = format!("unreachable {} metric 1\n", to.ip());
+            router.ip(&format!("route add {way}"))?;
+            std::thread::scope(|scope| -> Result {
+                let found = scope.spawn(|| {
+                    std::thread::sleep(short);
+                    router.ip(&format!("route del {way}"))
+                });
+                assert!(flow.exchange(long), "an error on the way ends the connection");
+                assert!(flow.exchange(long) && flow.push(long), "nor is it told of later");
+                Ok(found.join().map_err(|_| "a panic")??)
+            })?;
         }
         let nobody = SocketAddr::new(address(&sandbox, &place("db"), true)?, NOBODY);
         assert_eq!(sandbox.open(&place("web-0"), nobody)?.err(), Some(Outcome::Refused));
