@@ -24,7 +24,7 @@ check: ## formatting, lints, documentation
 unit snapshots: export PROPTEST_RNG_SEED ?= 1
 
 unit: ## all tests: unit, snapshot, property, and real packets in network namespaces
-	INSTA_UPDATE=no cargo test --locked --workspace
+	NO_PROXY=127.0.0.1,::1 no_proxy=127.0.0.1,::1 INSTA_UPDATE=no cargo test --locked --workspace
 
 snapshots: ## run the tests and accept what they now print (look at the difference before you commit it)
 	INSTA_UPDATE=always cargo test --locked --workspace

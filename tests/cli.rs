@@ -4,6 +4,8 @@
 
 #[path = "cli/diff.rs"]
 mod diff;
+#[path = "support/environment.rs"]
+mod environment;
 #[path = "cli/forms.rs"]
 mod forms;
 
@@ -12,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 
 fn palisade(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-    command
+    environment::without_settings(&mut command)
         .args(args)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli"));
     command

@@ -363,7 +363,7 @@ fn ranges_of_unknown_pods_load_and_change() {
             assert_eq!(enforcer.drift().unwrap(), None, "{ranges:?}");
             let known = Nft::default().unknown().unwrap();
             assert_eq!(known, (!ranges.is_empty()).then_some(0));
-            enforcer.verify_all(std::time::Duration::from_secs(20)).unwrap();
+            enforcer.verify_all(std::time::Duration::from_secs(90)).unwrap();
             assert!(enforcer.verified().is_on(), "{:?}", enforcer.verified().trouble());
             assert_eq!(enforcer.drift().unwrap(), None, "{ranges:?}");
         }

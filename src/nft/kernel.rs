@@ -389,14 +389,19 @@ mod tests {
     use super::*;
 
     fn stand_in(script: &str) -> (tempfile::TempDir, Nft) {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nft");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: what this one has open for writing, a child of any thread may have open as well until it
+        // becomes another program, and such a file cannot be executed (ETXTBSY).
+        let text = format!("#!/bin/sh\n{script}\n");
+        let written = Command::new("sh")
+            .args(["-ec", "printf %s \"$1\" > \"$2\"; chmod 755 \"$2\"", "sh", &text])
+            .arg(&path)
+            .status();
+        assert!(written.unwrap().success());
         let nft = Nft {
             program: path.into(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(60),
             ..Nft::default()
         };
         (dir, nft)

@@ -1,6 +1,7 @@
 //! A TCP connection that stays open, to see whether a change of policy stops it.
 
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,9 +102,16 @@ impl Flow {
         };
         let work = async move {
             let heard = async {
-                send_line(server.as_deref().unwrap_or(&client), &line).await?;
-                while lines.next(&client).await? != wanted {}
-                std::io::Result::Ok(())
+                while let Err(error) = send_line(server.as_deref().unwrap_or(&client), &line).await {
+                    passing(error)?;
+                }
+                loop {
+                    match lines.next(&client).await {
+                        Ok(line) if line == wanted => return io::Result::Ok(()),
+                        Ok(_) => {}
+                        Err(error) => passing(error)?,
+                    }
+                }
             };
             let heard = matches!(tokio::time::timeout(within, heard).await, Ok(Ok(())));
             (heard, client, lines)
@@ -121,6 +129,14 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         self.heard.close(self.token);
+    }
+}
+
+/// An ICMP error, as when a router did not find its neighbour for a moment: it is told once, perhaps much later, and TCP goes on.
+fn passing(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Ok(()),
+        _ => Err(error),
     }
 }
 

@@ -25,6 +25,9 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// How long it need last at most, on a machine where answers take long: TCP has sent a lost SYN again by then.
 const LONG_SILENCE: Duration = Duration::from_millis(1500);
 
+/// How often it is asked whether a request has arrived.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// When an unanswered datagram is sent again.
 const RESEND: Duration = Duration::from_millis(200);
 
@@ -35,6 +38,8 @@ pub enum Expect {
     Answer,
     /// None: waits a while, and until all expected answers of the same call are in.
     Silence,
+    /// That the request arrives and no answer does: waits long for the one, and then a while for the other.
+    Arrival,
 }
 
 /// One probe.
@@ -140,7 +145,7 @@ pub(super) async fn send(
     };
     let outcome = tokio::select! {
         outcome = attempt => outcome,
-        () = deadline(probe.expect, &round) => Outcome::Silent,
+        () = deadline(probe.expect, token, &round) => Outcome::Silent,
     };
     if probe.expect == Expect::Answer {
         round.waiting.send_modify(|n| *n -= 1);
@@ -152,7 +157,7 @@ pub(super) async fn send(
     }
 }
 
-async fn deadline(expect: Expect, round: &Round) {
+async fn deadline(expect: Expect, token: u64, round: &Round) {
     match expect {
         Expect::Answer => tokio::time::sleep(PATIENCE).await,
         Expect::Silence => {
@@ -163,6 +168,15 @@ async fn deadline(expect: Expect, round: &Round) {
                 let _ = waiting.wait_for(|n| *n == 0).await;
             };
             let _ = tokio::time::timeout(PATIENCE, all_in).await;
+        }
+        Expect::Arrival => {
+            let heard = async {
+                while !round.heard.request(token) {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            let _ = tokio::time::timeout(PATIENCE, heard).await;
+            tokio::time::sleep(round.silence).await;
         }
     }
 }

@@ -115,9 +115,9 @@ fn a_thousand_bad_policies_make_a_request_a_second_and_delay_nothing() {
 const PARTIAL: &str = "#!/bin/sh
 for word; do [ \"$word\" = -f ] && reads=yes; done
 [ \"$reads\" ] || exec REAL \"$@\"
-file=$(mktemp -p FOLDER) && cat > $file
-if grep -q 54321 $file; then echo 'Error: Could not process rule: Operation not supported' >&2; exit 1; fi
-exec REAL \"$@\" < $file
+file=$(mktemp -p 'FOLDER') && cat > \"$file\"
+if grep -q 54321 \"$file\"; then echo 'Error: Could not process rule: Operation not supported' >&2; exit 1; fi
+exec REAL \"$@\" < \"$file\"
 ";
 
 #[test]

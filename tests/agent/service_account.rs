@@ -72,7 +72,10 @@ fn the_service_account_of_a_pod_is_used_and_followed() {
         api.set_token(Some("two"));
         api.put(Kind::NetworkPolicy, policy(9090));
         until("the new token is used", || table().is_some_and(|t| t.contains("9090")));
-        assert!(!read(&log).contains("401"), "the old one was never refused");
+        assert!(
+            !read(&log).contains("401 Unauthorized"),
+            "the old one was never refused"
+        );
 
         // And when it is late: what was wrong is told, what is known stays.
         let before = table();

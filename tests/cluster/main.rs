@@ -7,6 +7,8 @@
 #[path = "../support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "../support/environment.rs"]
+mod environment;
 mod packets;
 #[path = "../support/program.rs"]
 mod program;

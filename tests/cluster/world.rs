@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::api::Kind;
+use crate::environment::without_settings;
 use crate::server::Server;
 
 pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -288,22 +289,12 @@ impl Agent {
         fs::write(&file, kubeconfig)?;
         let log = fs::File::create(folder.path().join("log"))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-        command
+        // The way to the server is the door alone.
+        without_settings(&mut command)
             .args(["agent", "--node-name", node, "--http-addr", HTTP, "--kubeconfig"])
             .arg(file)
             .stdin(Stdio::null())
             .stderr(log);
-        // The way to the server is the door alone.
-        for variable in [
-            "HTTPS_PROXY",
-            "https_proxy",
-            "HTTP_PROXY",
-            "http_proxy",
-            "ALL_PROXY",
-            "all_proxy",
-        ] {
-            command.env_remove(variable);
-        }
         let child = netns.run(|| command.spawn())??;
         Ok(Agent { netns, child, folder })
     }

@@ -7,6 +7,8 @@
 mod api;
 mod diff;
 mod docs;
+#[path = "../support/environment.rs"]
+mod environment;
 mod lint;
 mod refused;
 mod same;

@@ -68,7 +68,7 @@ fn credentials_that_are_not_good() {
     let log = world.folder.path().join("asked");
     let credential =
         r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}"#;
-    let script = format!("echo asked >> {}; echo '{credential}'", log.display());
+    let script = format!("echo asked >> '{}'; echo '{credential}'", log.display());
     let mut kubeconfig: Value = serde_json::from_str(&world.api.kubeconfig(None)).unwrap();
     kubeconfig["users"][0]["user"] = json!({"exec": {
         "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", script],

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api::{Fault, Kind, Verb};
+use crate::environment::without_settings;
 use crate::world::{Ended, KINDS, World};
 
 /// Runs a command on manifests and on the live cluster: the same exit code, and the same answer but for `places`, which takes
@@ -213,13 +214,13 @@ fn whoever_waits_at_a_terminal_sees_how_far_it_is() {
     // `script` lends its terminal.
     let program = world.command(&[]).get_program().to_str().unwrap().to_owned();
     let line = format!(
-        "{program} matrix --port 80 -o json --live --kubeconfig {}",
+        "'{program}' matrix --port 80 -o json --live --kubeconfig '{}'",
         world.kubeconfig
     );
     let mut command = std::process::Command::new("script");
-    command
+    without_settings(&mut command)
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .env("NO_PROXY", "127.0.0.1");
+        .env("SHELL", "/bin/sh");
     let shown = Ended::from(command);
     let told = format!("reading the cluster at {}/: ", world.api.url());
     assert!(shown.code == 0 && shown.stdout.contains(&told), "{shown:?}");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::api::{Api, Kind};
+use crate::environment::without_settings;
 
 /// What is read of a cluster.
 pub(crate) const KINDS: [Kind; 5] = [
@@ -84,13 +85,10 @@ impl World {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-        command
+        without_settings(&mut command)
             .args(arguments)
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli"))
-            .env("HOME", self.folder.path())
-            .env_remove("KUBECONFIG")
-            .env_remove("KUBERNETES_SERVICE_HOST")
-            .env("NO_PROXY", "127.0.0.1");
+            .env("HOME", self.folder.path());
         command
     }
 

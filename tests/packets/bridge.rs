@@ -77,7 +77,8 @@ pub(crate) fn pods_on_a_bridge_find_each_other() -> Result {
             node.run(|| enforcer.apply(&cluster))??;
             ip(&client, &["neigh", "flush", "all"])?;
             ip(&server, &["neigh", "flush", "all"])?;
-            let connected = client.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(1200)))?;
+            let patience = Duration::from_millis(if allowed { 10_000 } else { 1200 });
+            let connected = client.run(|| TcpStream::connect_timeout(&to, patience))?;
             must(
                 connected.is_ok() == allowed,
                 format!("{address}, policies {policies:?}: {connected:?}, expected a connection: {allowed}"),
@@ -191,7 +192,7 @@ pub(crate) fn a_shared_link_is_closed_while_a_pod_is_isolated() -> Result {
         listener.set_read_timeout(Some(wait))?;
         Ok(waited(|| listener.recv_from(&mut [0; 16]))?.is_some())
     };
-    let (soon, long) = (Duration::from_millis(400), Duration::from_secs(5));
+    let (soon, long) = (Duration::from_millis(400), Duration::from_secs(10));
     let (server4, server6): (SocketAddr, SocketAddr) = ("10.77.0.3:53".parse()?, "[fd00:77::3]:53".parse()?);
     let mut apply = |policies: &str| -> Result {
         let loaded = manifests::parse("bridge.yaml", &format!("{CLUSTER}{policies}")).map_err(|e| e.to_string())?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use palisade::nft::Mode;
 use palisade::sandbox::{Netns, Options, Place, Wiring};
 
+use crate::environment::without_settings;
 use crate::packets::ip;
 use crate::shop::{DENY_ALL, NONE};
 use crate::world::{Family, Result, World, must, node, pod, possible, tcp};
@@ -60,7 +61,7 @@ impl<'a> Agent<'a> {
         fs::write(folder.path().join("manifests/all.yaml"), format!("{CLUSTER}{policies}"))?;
         let log = fs::File::create(folder.path().join("log"))?;
         let spawn = || {
-            Command::new("unshare")
+            without_settings(&mut Command::new("unshare"))
                 .args([
                     "--mount",
                     "sh",
@@ -118,7 +119,7 @@ impl<'a> Agent<'a> {
                 return Ok(());
             }
             let log = fs::read_to_string(self.folder.path().join("log"))?;
-            let patient = start.elapsed() < Duration::from_secs(20);
+            let patient = start.elapsed() < Duration::from_secs(90);
             must(
                 patient,
                 format!("{caller}: {status} {words:?} was awaited, it says {said:?}\n{log}"),
@@ -198,7 +199,7 @@ pub(crate) fn the_agent_has_bridges_meet_the_rules() -> Result {
         netns.ip("link set cni0 type bridge nf_call_ip6tables 0 nf_call_iptables 0\n")?;
         let start = Instant::now();
         while options(netns)? != "nf_call_iptables nf_call_ip6tables" {
-            must(start.elapsed() < Duration::from_secs(20), "switched off, and left so")?;
+            must(start.elapsed() < Duration::from_secs(90), "switched off, and left so")?;
             std::thread::sleep(Duration::from_millis(50));
         }
         is_held(&world)?;

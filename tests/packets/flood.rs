@@ -8,8 +8,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
 
 use palisade::sandbox::{Place, program};
 
@@ -17,6 +18,12 @@ use crate::world::{Family, Result, World, must};
 
 /// The source port of the first lane; it tells the lanes apart where they arrive.
 const FIRST: u16 = 31_000;
+
+/// What is still in a queue when the sender stops arrives within far less.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// But for a machine that is too busy to look into its queues: what should arrive is waited for as long as more of it comes.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who sends to whom, and whether policy lets it pass.
 #[derive(Clone, Debug)]
@@ -83,7 +90,8 @@ pub(crate) struct Tally {
 }
 
 impl Flood {
-    /// Starts sending on all lanes, in both families, in turn; between two rounds the sender pauses for so long.
+    /// Starts sending on all lanes, in both families, in turn; between two rounds the sender pauses for so long. Each lane has
+    /// sent something when this returns.
     pub(crate) fn start(world: &World, lanes: &[Lane], pause: Duration) -> Result<Flood> {
         let mut counts = Vec::new();
         let mut sockets = Vec::new();
@@ -120,6 +128,7 @@ impl Flood {
             world.netns(&place)?.nft(&rules)?;
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let (begin, begun) = mpsc::channel();
         let sender = std::thread::spawn({
             let stop = stop.clone();
             move || {
@@ -128,11 +137,14 @@ impl Flood {
                     for ((socket, to), sent) in sockets.iter().zip(&mut sent) {
                         *sent += u64::from(socket.send_to(b"flood", to).is_ok());
                     }
-                    std::thread::sleep(pause);
+                    // Nobody asks any more after the first round.
+                    let _ = begin.send(());
+                    sleep(pause);
                 }
                 sent
             }
         });
+        begun.recv().map_err(|_| "the sender panicked")?;
         Ok(Flood { stop, sender, counts })
     }
 
@@ -145,25 +157,21 @@ impl Flood {
         } = self;
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| "the sender panicked")?;
-        // What is still in a queue arrives within far less.
-        std::thread::sleep(Duration::from_millis(200));
-        for place in receivers(&counts) {
-            let nft = program("nft")?;
-            let list = || Command::new(nft).args(["list", "table", "inet", "arrivals"]).output();
-            let output = world.netns(&place)?.run(list)??;
-            let text = String::from_utf8_lossy(&output.stdout);
-            for count in counts.iter_mut().filter(|c| c.lane.to == place) {
-                let rule = format!("udp sport {} counter packets ", count.source_port);
-                let packets = text
-                    .split_once(&rule)
-                    .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-                count.arrived = packets.ok_or_else(|| format!("no counter for {count}: {text}"))?;
-            }
-        }
         for (count, sent) in counts.iter_mut().zip(sent) {
             count.sent = sent;
         }
-        Ok(Tally { counts })
+        let mut tally = Tally { counts };
+        let (mut lost, mut since) = (u64::MAX, Instant::now());
+        loop {
+            sleep(SETTLED);
+            tally.look(world)?;
+            if tally.lost() < lost {
+                (lost, since) = (tally.lost(), Instant::now());
+            }
+            if lost == 0 || since.elapsed() > PATIENCE {
+                return Ok(tally);
+            }
+        }
     }
 }
 
@@ -172,6 +180,24 @@ fn receivers(counts: &[Count]) -> std::collections::BTreeSet<Place> {
 }
 
 impl Tally {
+    /// Reads what has arrived by now.
+    fn look(&mut self, world: &World) -> Result {
+        for place in receivers(&self.counts) {
+            let nft = program("nft")?;
+            let list = || Command::new(nft).args(["list", "table", "inet", "arrivals"]).output();
+            let output = world.netns(&place)?.run(list)??;
+            let text = String::from_utf8_lossy(&output.stdout);
+            for count in self.counts.iter_mut().filter(|c| c.lane.to == place) {
+                let rule = format!("udp sport {} counter packets ", count.source_port);
+                let packets = text
+                    .split_once(&rule)
+                    .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+                count.arrived = packets.ok_or_else(|| format!("no counter for {count}: {text}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many datagrams passed that should not have.
     pub(crate) fn leaked(&self) -> u64 {
         self.counts.iter().filter(|c| !c.lane.passes).map(Count::wrong).sum()

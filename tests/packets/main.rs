@@ -14,6 +14,8 @@ mod crowded;
 mod cutoff;
 mod damage;
 mod denials;
+#[path = "../support/environment.rs"]
+mod environment;
 mod faults;
 mod flood;
 mod large;

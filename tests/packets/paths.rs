@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use palisade::nft::Mode;
-use palisade::sandbox::{Options, Place, Wiring};
+use palisade::sandbox::{Expect, Options, Place, Wiring};
 use policy_compiler::ports::{Protocol, Traffic};
 
 use crate::connections::{go_on, open, stand_still};
@@ -265,8 +265,9 @@ pub(crate) fn a_change_stops_what_is_running_on_every_wiring() -> Result {
                 if alive { go_on(flows)? } else { stand_still(flows)? }
             }
             for datagrams in &datagrams {
+                let expected = if db { Expect::Answer } else { Expect::Silence };
                 must(
-                    datagrams.arrives(10, 10)? == db,
+                    datagrams.arrives(10, 10, expected)? == db,
                     format!("datagrams, expected: {db}, under {policies}"),
                 )?;
             }

@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use palisade::sandbox::{Netns, Place, program};
 
+use crate::environment::without_settings;
 use crate::world::{Result, World, must, pod};
 
 /// A machine under load gets plenty; nothing waits for so long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Passes everything on to nft, and counts the documents. At the one of this number it does what the plan says instead.
 const STAND_IN: &str = r#"#!/bin/sh
 case " $* " in *" -f "*) ;; *) exec NFT "$@" ;; esac
-cd DIR
+cd 'DIR'
 count=$(($(cat count) + 1))
 echo $count > count
 cat > document
@@ -56,8 +56,13 @@ impl StandIn {
         };
         let script = (STAND_IN.replace("NFT", &program("nft")?.display().to_string()))
             .replace("DIR", &stand_in.folder.path().display().to_string());
-        fs::write(stand_in.program(), script)?;
-        fs::set_permissions(stand_in.program(), fs::Permissions::from_mode(0o755))?;
+        // Written by another process: what this one has open for writing, a child of any thread may have open as well until it
+        // becomes another program, and such a file cannot be executed (ETXTBSY).
+        let written = Command::new("sh")
+            .args(["-ec", "printf %s \"$1\" > \"$2\"; chmod 755 \"$2\"", "sh", &script])
+            .arg(stand_in.program())
+            .status()?;
+        must(written.success(), "the stand-in cannot be written")?;
         stand_in.plan("0 - -")?;
         Ok(stand_in)
     }
@@ -144,7 +149,7 @@ impl Process {
             path = std::env::join_paths([first.clone()].into_iter().chain(rest))?;
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-        command
+        without_settings(&mut command)
             .args([
                 "agent",
                 "--http-addr",

@@ -1,7 +1,7 @@
 //! `--unknown-pods`: what a pod can do between its start and its policy, and that nothing of it is left with `drop`.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade::manifests;
 use palisade::nft::{Kernel, Mode, Settings, UnknownPods};
@@ -115,7 +115,11 @@ pub(crate) fn an_unknown_pod_passes_nothing() -> Result {
         let tally = flood.stop(&shop.world)?;
         tally.flawless()?;
         // Node `a` counts each of them, whichever end it is; those of `api` are dropped as well, but to `web`, before its own policy.
-        let counted = shop.counted()?.ok_or("no rules for unknown pods")?;
+        let start = Instant::now();
+        let mut counted = 0;
+        while counted < tally.sent() && start.elapsed() < Duration::from_secs(30) {
+            counted = shop.counted()?.ok_or("no rules for unknown pods")?;
+        }
         must(
             counted == tally.sent(),
             format!("{counted} of {} packets were counted", tally.sent()),

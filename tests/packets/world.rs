@@ -43,7 +43,7 @@ pub(crate) fn marks() -> Option<MarkMask> {
 }
 
 /// For how long a node's connections may be looked through.
-const CLEARING: Duration = Duration::from_secs(20);
+const CLEARING: Duration = Duration::from_secs(90);
 
 /// A sandbox and the enforcers of its nodes, which have applied nothing yet.
 pub(crate) struct World {
@@ -265,7 +265,8 @@ impl World {
     pub(crate) fn check(&self, from: &Place, to: (IpAddr, Traffic), expected: &Outcome) -> Result {
         let caller = std::panic::Location::caller();
         let expect = match expected {
-            Outcome::Silent | Outcome::OneWay => Expect::Silence,
+            Outcome::Silent => Expect::Silence,
+            Outcome::OneWay => Expect::Arrival,
             _ => Expect::Answer,
         };
         let outcome = self.sandbox.probe(&Probe {

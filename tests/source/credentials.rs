@@ -283,7 +283,7 @@ async fn a_token_in_a_file_is_replaced_before_the_old_one_is_refused() {
         }
     }
     for (resource, health) in world.watches.health() {
-        let refused = health.error.as_ref().is_some_and(|e| e.contains("401"));
+        let refused = health.error.as_ref().is_some_and(|e| e.contains("answers 401"));
         assert!(!refused, "{resource}: no request had the old one: {health:?}");
     }
     // A file that goes away takes nothing with it.
@@ -300,7 +300,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let token = files.put("token", "one");
     let expires = files.put("expires", "2100-01-01T00:00:00Z");
     let script = format!(
-        r#"echo asked >> {}; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "%s"}}}}' "$(cat {})" "$(cat {})""#,
+        r#"echo asked >> '{}'; printf '{{"kind": "ExecCredential", "status": {{"token": "%s", "expirationTimestamp": "%s"}}}}' "$(cat '{}')" "$(cat '{}')""#,
         count.display(),
         token.display(),
         expires.display()
@@ -315,6 +315,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let asked = || fs::read_to_string(&count).unwrap().lines().count();
     assert_eq!(asked(), 1, "once for one client");
 
+    let began = Instant::now();
     // Refused: the plugin is asked at once. What it gives now is about to expire.
     files.put("token", "two");
     files.put("expires", "2020-01-01T00:00:00Z");
@@ -324,7 +325,9 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     // So it is asked again before the next request, though nobody has refused anything.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let before = asked();
-    assert!((2..10).contains(&before), "{before} times");
+    // Once a second, and on a busy machine these were some more.
+    let most = 8 + usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!((2..=most).contains(&before), "{before} times");
     world.api.set_tokens(&["two", "three"]);
     files.put("token", "three");
     world.api.cut();
@@ -335,7 +338,7 @@ async fn a_plugin_gives_tokens_and_is_asked_again_when_they_end() {
     let before = world.cluster.clone();
     files.plugin("echo hunter2; echo cannot log in >&2; exit 1");
     world.api.set_token(Some("four"));
-    fails_with(&world, "401").await;
+    fails_with(&world, "answers 401").await;
     fails_with(&world, "failed with exit status: 1: cannot log in").await;
     world.quiet(Duration::from_millis(500)).await;
     assert_eq!(world.cluster, before);
@@ -351,7 +354,7 @@ async fn a_plugin_gives_certificates() {
     let script = |identity: &Identity| {
         let status = json!({"clientCertificateData": identity.certificate, "clientKeyData": identity.key});
         let said = files.put("said", &json!({"kind": "ExecCredential", "status": status}).to_string());
-        format!("cat {}", said.display())
+        format!("cat '{}'", said.display())
     };
     let user = files.plugin(&script(&first.client()));
     let api = guarded(&authority, &first).await;

@@ -34,7 +34,7 @@ async fn a_failing_watch_keeps_the_others_from_being_told() {
     world
         .until(
             "forbidden",
-            |h| h.error.as_ref().is_some_and(|e| e.contains("403")),
+            |h| h.error.as_ref().is_some_and(|e| e.contains("answers 403")),
             Resource::Nodes,
         )
         .await;

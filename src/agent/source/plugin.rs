@@ -253,12 +253,12 @@ mod tests {
     fn a_plugin_that_hangs_is_killed_with_all_that_it_started() {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("pid");
-        let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
+        let script = format!("sleep 1000 & echo $! > '{}'; wait", file.display());
         let start = Instant::now();
-        let error = plugin(&script, Duration::from_secs(2)).map(drop);
+        let error = plugin(&script, Duration::from_secs(5)).map(drop);
         assert_eq!(
             error,
-            Err("the plugin \"sh\" did not end within 2 s, and was killed".to_owned())
+            Err("the plugin \"sh\" did not end within 5 s, and was killed".to_owned())
         );
         assert!(start.elapsed() < LONG);
         let pid = std::fs::read_to_string(&file).expect("its child").trim().to_owned();
