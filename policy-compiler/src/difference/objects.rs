@@ -1,14 +1,15 @@
 //! Which policies and namespaces differ, in what, and whether a change makes any difference: two clusters in, changed objects out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use super::{Comparison, End};
 use crate::cluster::{Cluster, Endpoint, Namespace};
 use crate::compile::{Compiler, Event, Subjects};
 use crate::diagnostics;
-use crate::labels::Labels;
-use crate::policy::{Enforcement, Policy, PolicyName};
+use crate::labels::{Labels, Name};
+use crate::policy::{Enforcement, Policy, PolicyName, Tier};
 use crate::table::Table;
 
 /// Something in which an object can differ.
@@ -75,63 +76,82 @@ impl NamespaceChange {
 /// The policies that differ, sorted by name, cluster-wide ones first. One whose tier or priority is another is still the same policy; two
 /// of one name in different tiers, as two kinds may have them, are not.
 pub fn policies(before: &Cluster, after: &Cluster) -> Vec<PolicyChange> {
-    // By name and tier what both clusters have; of the rest, the first of a name is the first of that name.
-    let identified = |cluster: &Cluster, other: &Cluster| {
-        let mut moved: BTreeMap<&PolicyName, usize> = BTreeMap::new();
-        let policies = cluster.policies.iter().map(|(key, policy)| {
-            let identity = match other.policies.contains_key(key) {
-                true => (Some(policy.tier), 0),
-                false => {
-                    let count = moved.entry(&policy.name).or_default();
-                    *count += 1;
-                    (None, *count)
+    type Versions = [Vec<Arc<Policy>>; 2];
+    let mut by_name: BTreeMap<&PolicyName, Versions> = BTreeMap::new();
+    for (version, cluster) in [before, after].into_iter().enumerate() {
+        for policy in cluster.policies.values() {
+            by_name.entry(&policy.name).or_default()[version].push(policy.clone());
+        }
+    }
+    // Who is who: whatever is the same, then what only has another priority, then the rest.
+    let alike: [fn(Tier, Tier) -> bool; 3] = [
+        |old, new| old == new,
+        |old, new| discriminant(&old) == discriminant(&new),
+        |_, _| true,
+    ];
+    let mut changes = Vec::new();
+    for [mut old, mut new] in by_name.into_values() {
+        for alike in alike {
+            old.retain(|policy| {
+                let at = new.iter().position(|other| alike(policy.tier, other.tier));
+                if let Some(at) = at {
+                    changes.extend(object(Some(policy.clone()), Some(new.remove(at)), policy_aspects));
                 }
-            };
-            ((policy.name.clone(), identity), policy.clone())
-        });
-        policies.collect::<BTreeMap<_, _>>()
-    };
-    objects(&identified(before, after), &identified(after, before), |old, new| {
-        let aspects = [
-            (old.subject != new.subject).then_some(Aspect::Subject),
-            (old.ingress != new.ingress).then_some(Aspect::Ingress),
-            (old.egress != new.egress).then_some(Aspect::Egress),
-            (old.tier != new.tier).then_some(Aspect::Order),
-            (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
-        ];
-        aspects.into_iter().flatten().collect()
-    })
+                at.is_none()
+            });
+        }
+        changes.extend(
+            old.into_iter()
+                .filter_map(|policy| object(Some(policy), None, policy_aspects)),
+        );
+        changes.extend(
+            new.into_iter()
+                .filter_map(|policy| object(None, Some(policy), policy_aspects)),
+        );
+    }
+    changes
+}
+
+fn policy_aspects(old: &Policy, new: &Policy) -> Vec<Aspect> {
+    let aspects = [
+        (old.subject != new.subject).then_some(Aspect::Subject),
+        (old.ingress != new.ingress).then_some(Aspect::Ingress),
+        (old.egress != new.egress).then_some(Aspect::Egress),
+        (old.tier != new.tier).then_some(Aspect::Order),
+        (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
+    ];
+    aspects.into_iter().flatten().collect()
 }
 
 /// The namespaces that differ, sorted by name.
 pub fn namespaces(before: &Cluster, after: &Cluster) -> Vec<NamespaceChange> {
-    objects(&before.namespaces, &after.namespaces, |old, new| {
-        let labels = || Aspect::Labels(old.labels.clone(), new.labels.clone());
-        let aspects = [
-            (old.labels != new.labels).then(labels),
-            (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
-        ];
-        aspects.into_iter().flatten().collect()
-    })
+    let (before, after) = (&before.namespaces, &after.namespaces);
+    let names: BTreeSet<&Name> = before.keys().chain(after.keys()).collect();
+    let changes = names.into_iter().filter_map(|name| {
+        object(before.get(name).cloned(), after.get(name).cloned(), |old, new| {
+            let labels = || Aspect::Labels(old.labels.clone(), new.labels.clone());
+            let aspects = [
+                (old.labels != new.labels).then(labels),
+                (old.enforcement != new.enforcement).then_some(Aspect::Mode(old.enforcement, new.enforcement)),
+            ];
+            aspects.into_iter().flatten().collect()
+        })
+    });
+    changes.collect()
 }
 
-fn objects<K: Ord, T: PartialEq>(
-    before: &BTreeMap<K, Arc<T>>,
-    after: &BTreeMap<K, Arc<T>>,
+fn object<T: PartialEq>(
+    before: Option<Arc<T>>,
+    after: Option<Arc<T>>,
     aspects: impl Fn(&T, &T) -> Vec<Aspect>,
-) -> Vec<Object<T>> {
-    let names: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
-    let objects = names.into_iter().filter_map(|name| {
-        let (before, after) = (before.get(name).cloned(), after.get(name).cloned());
-        let change = match (&before, &after) {
-            (Some(old), Some(new)) if old == new => return None,
-            (Some(old), Some(new)) => Change::Changed(aspects(old, new)),
-            (None, _) => Change::Added,
-            (_, None) => Change::Removed,
-        };
-        Some(Object { before, after, change })
-    });
-    objects.collect()
+) -> Option<Object<T>> {
+    let change = match (&before, &after) {
+        (Some(old), Some(new)) if old == new => return None,
+        (Some(old), Some(new)) => Change::Changed(aspects(old, new)),
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+    };
+    Some(Object { before, after, change })
 }
 
 /// What takes one change back, and makes it again.
@@ -212,7 +232,7 @@ impl Revert {
 mod tests {
     use super::*;
     use crate::labels::Selector;
-    use crate::policy::{NamespaceScope, PodSelection, Tier};
+    use crate::policy::{NamespaceScope, PodSelection};
 
     const ADMIN: Tier = Tier::Admin { priority: 1 };
     const BASELINE: Tier = Tier::Baseline { priority: 1 };
@@ -255,5 +275,11 @@ mod tests {
         check(&[ADMIN, BASELINE], &[ADMIN, BASELINE], &[]);
         let later = Tier::Admin { priority: 2 };
         check(&[ADMIN, BASELINE], &[later, BASELINE], &[(Some(ADMIN), Some(later))]);
+        let last = Tier::Baseline { priority: 2 };
+        check(
+            &[ADMIN, BASELINE],
+            &[last],
+            &[(Some(BASELINE), Some(last)), (Some(ADMIN), None)],
+        );
     }
 }

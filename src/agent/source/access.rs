@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
-use http::{Request, Uri};
+use http::Request;
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -84,8 +84,8 @@ pub enum AccessError {
     /// The configuration makes no client: certificates, keys, tokens, a plugin.
     #[error("cannot use the credentials for {server}: {message}")]
     Client {
-        /// The API server.
-        server: Uri,
+        /// The API server's URL, without user and password.
+        server: String,
         /// Why.
         message: String,
     },
@@ -94,7 +94,7 @@ pub enum AccessError {
 /// What to tell people about the API server; nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterInfo {
-    /// Its URL.
+    /// Its URL, without user and password.
     pub server: String,
     /// Where the credentials are from: a file and its context, or the service account.
     pub credentials: String,
@@ -216,8 +216,9 @@ fn build(target: &Target) -> Result<(Current, ClusterInfo), AccessError> {
         Target::Kubeconfig { file, context } => kubeconfig(file.as_deref(), context.as_deref())?,
     };
     let server = config.cluster_url.clone();
+    let shown = format!("{}{}", proxy::without_secrets(&server), server.path());
     let failed = |message: String| AccessError::Client {
-        server: server.clone(),
+        server: shown.clone(),
         message,
     };
     // kube reads HTTPS_PROXY for kubeconfigs alone, and asks NO_PROXY about the proxy instead of the server.
@@ -236,7 +237,7 @@ fn build(target: &Target) -> Result<(Current, ClusterInfo), AccessError> {
     config.default_retry = false;
     let (token, expires) = credentials::take(&mut config.auth_info).map_err(failed)?;
     let info = ClusterInfo {
-        server: server.to_string(),
+        server: shown.clone(),
         credentials,
         proxy: config.proxy_url.as_ref().map(proxy::without_secrets),
         unverified: config.accept_invalid_certs,
@@ -343,7 +344,7 @@ mod tests {
 
     const KUBECONFIG: &str = r#"{
         "apiVersion": "v1", "kind": "Config", "current-context": "one",
-        "clusters": [{"name": "a", "cluster": {"server": "https://10.0.0.1:6443"}},
+        "clusters": [{"name": "a", "cluster": {"server": "https://me:secret@10.0.0.1:6443/k8s/a"}},
                      {"name": "b", "cluster": {"server": "http://10.0.0.2", "proxy-url": "http://me:secret@proxy:3128"}}],
         "users": [{"name": "u", "user": {"token": "t"}}],
         "contexts": [{"name": "one", "context": {"cluster": "a", "user": "u"}},
@@ -371,7 +372,7 @@ mod tests {
         assert_eq!(two.credentials, "F, context two");
         assert_eq!(two.proxy.as_deref(), Some("http://proxy:3128"));
         let one = info(KUBECONFIG, None).expect("the current context");
-        assert_eq!(one.server, "https://10.0.0.1:6443/");
+        assert_eq!(one.server, "https://10.0.0.1:6443/k8s/a");
     }
 
     #[tokio::test]

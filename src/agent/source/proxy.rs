@@ -41,7 +41,7 @@ pub(super) fn check(proxy: &Uri) -> Result<(), String> {
     }
 }
 
-/// The URL without user and password.
+/// The URL without user, password and path.
 pub(super) fn without_secrets(url: &Uri) -> String {
     let host = url.authority().map_or("", |a| a.as_str());
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
