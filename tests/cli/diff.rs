@@ -132,6 +132,21 @@ fn a_comment_names_the_policies_of_both_sides() {
             "{title}: {said}"
         );
     }
+    // Nobody touched the policy of the other side: a label changed what it admits.
+    let other = closed.replace(
+        "name: api, labels: {app: api}",
+        "name: api, labels: {app: api, tier: web}",
+    );
+    assert_ne!(closed, other);
+    let [old, new] = [closed, other].map(|text| {
+        text.replace(
+            "from: [{podSelector: {matchLabels: {app: web}}}]",
+            "from: [{podSelector: {matchLabels: {tier: web}}}]",
+        )
+    });
+    let (_, said, _) = compared([&old, &new.replace(out, "")], &["-o", "markdown"]);
+    let row = said.lines().find(|line| line.starts_with("| `shop/api` | `shop/db`, "));
+    assert!(row.is_some_and(|row| row.ends_with(" | all | `shop/out` |")), "{said}");
 }
 
 /// As annotations and SARIF name it, so that it is found from the page.
