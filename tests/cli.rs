@@ -377,13 +377,26 @@ fn tests_without_a_test_are_refused() {
 
 /// Whoever has the program and not the manual finds the names of rules, and the form of a test file.
 #[test]
+fn the_settings_of_a_terminal_change_no_answer() {
+    let args = ["test", "--help"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.args(args).env("CLICOLOR_FORCE", "1").env("COLUMNS", "40");
+    let coloured = command.output().unwrap().stdout;
+    let plain = environment::without_settings(&mut command).output().unwrap().stdout;
+    assert_ne!(coloured, plain);
+    assert_eq!(String::from_utf8(plain).unwrap(), stdout(&args, 0));
+}
+
+#[test]
 fn help_tells_what_to_write() {
     let help = stdout(&["lint", "--help"], 0);
     assert!(
         help.contains("selects-no-pod") && help.contains("redundant-policy"),
         "{help}"
     );
-    let help = stdout(&["test", "--help"], 0);
+    // On the narrowest terminal that is usual, too, its lines are not folded.
+    let help = palisade(&["test", "--help"]).env("COLUMNS", "80").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
     let file = help
         .split("A test file:")
         .nth(1)

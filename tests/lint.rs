@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run the program fails")]
 
+#[path = "support/environment.rs"]
+mod environment;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
@@ -22,7 +25,10 @@ const ELSEWHERE: [(Code, &str); 5] = [
 /// Runs `palisade lint` at the root of the repository; answers its exit code, and what it says.
 fn lint(args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
-    let command = command.arg("lint").args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let command = environment::without_settings(&mut command)
+        .arg("lint")
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     let command = command.stdin(Stdio::null());
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -18,7 +18,7 @@ use super::output::{self, API_VERSION, Style, columns};
 use super::ports::PortSpec;
 use super::service::{self, Backends};
 use super::verdict::Verdict;
-use crate::manifests::Loaded;
+use crate::manifests::{Loaded, ObjectName, Source};
 
 /// The answer to one question.
 pub(crate) struct Explanation<'a> {
@@ -194,7 +194,7 @@ impl Explanation<'_> {
             s.isolated_by.iter().chain(deciding).chain(audited)
         });
         policies
-            .filter_map(|name| Some((name.to_string(), source(loaded, name)?)))
+            .filter_map(|name| Some((name.to_string(), source(loaded, name)?.to_string())))
             .collect()
     }
 
@@ -319,17 +319,17 @@ fn audit_words(audit: &Audit) -> String {
 }
 
 /// Where a policy stands in the manifests.
-pub(crate) fn source(loaded: &Loaded, policy: &PolicyName) -> Option<String> {
+pub(crate) fn source<'l>(loaded: &'l Loaded, policy: &PolicyName) -> Option<&'l Source> {
     let kind = match policy.namespace {
         Some(_) => "NetworkPolicy",
         None => "ClusterNetworkPolicy",
     };
-    let object = crate::manifests::ObjectName {
+    let object = ObjectName {
         kind: kind.into(),
         namespace: policy.namespace.clone(),
         name: policy.name.clone(),
     };
-    loaded.sources.get(&object).map(ToString::to_string)
+    loaded.sources.get(&object)
 }
 
 /// The ports that a destination has names for: `http/TCP`.

@@ -1,7 +1,7 @@
 //! GitHub's markdown: text in; what shows it as it is out, in a sentence as in a cell of a table.
 //!
-//! Names are written as code, for GitHub finds more in a text than markdown does: mentions, references to issues, links, and
-//! pictures (`fd00:ab::1` would show a blood group). A backslash keeps none of these away.
+//! Names are written as code, for GitHub finds more in a text than markdown does: mentions, references to issues (of other trackers
+//! too, `JIRA-12`), hashes of commits, links, and pictures (`fd00:ab::1` would show a blood group). A backslash keeps none of these away.
 
 /// A sentence with names in it: whatever is more than a word becomes code.
 pub(crate) fn prose(text: &str) -> String {
@@ -11,9 +11,9 @@ pub(crate) fn prose(text: &str) -> String {
             out.push(' ');
         }
         let bare = word.trim_start_matches('(');
-        let name = bare.trim_end_matches([')', ',', ';', ':', '.']);
+        let name = bare.trim_end_matches([')', ',', ';', ':', '.', '…']);
         out.push_str(&word[..word.len() - bare.len()]);
-        match name.chars().all(is_plain) {
+        match is_plain(name) {
             true => out.push_str(name),
             false => out.push_str(&code(name)),
         }
@@ -22,10 +22,16 @@ pub(crate) fn prose(text: &str) -> String {
     out
 }
 
-/// Whether a character means nothing to markdown, wherever in a word it stands.
-fn is_plain(character: char) -> bool {
-    character.is_alphanumeric() || matches!(character, '-' | '→' | '…' | '·' | '✓' | '✗')
+/// Whether a word means nothing to markdown, and nothing to GitHub.
+fn is_plain(word: &str) -> bool {
+    let means_nothing = |c: char| c.is_alphabetic() || matches!(c, '→' | '·' | '✓' | '✗');
+    let is_number = word.chars().all(|c| c.is_ascii_digit());
+    let is_hash = word.len() >= SHORTEST_HASH && word.chars().all(|c| c.is_ascii_hexdigit());
+    (is_number || word.chars().all(means_nothing)) && !is_hash
 }
+
+/// From how many hexadecimal digits on GitHub takes a word for the beginning of a commit's hash.
+const SHORTEST_HASH: usize = 7;
 
 /// A name, a path or a command.
 pub(crate) fn code(text: &str) -> String {
@@ -107,6 +113,10 @@ mod tests {
         assert_eq!(
             prose(sentence),
             "every pod except `shop/web` (`10.0.0.1`), `fd00:ab::1` and 2 more → x; nearest: a `ingress[0]`"
+        );
+        assert_eq!(
+            prose("GH-12, JIRA-x deadbeef (defaced… 1234567 123456 decade IPv4 → x2"),
+            "`GH-12`, `JIRA-x` `deadbeef` (`defaced`… `1234567` 123456 decade `IPv4` → `x2`"
         );
         assert_eq!(prose("ask @team about #12\nor *x*"), "ask `@team` about `#12` or `*x*`");
         assert_eq!(

@@ -42,6 +42,13 @@ pub(crate) fn path_in_repository(source: &Source) -> Option<&str> {
     (path != STDIN).then(|| path.strip_prefix("./").unwrap_or(path))
 }
 
+/// `shop/policies.yaml:12:5`, of such a file.
+pub(crate) fn place_in_repository(source: &Source) -> Option<String> {
+    let file = path_in_repository(source)?.into();
+    let position = source.position;
+    Some(Source { file, position }.to_string())
+}
+
 /// How a piece of text looks on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {

@@ -22,10 +22,10 @@ A test file:
   apiVersion: palisade.dev/v1alpha1
   kind: ConnectivityTest
   metadata: {name: shop}
-  resources: [../manifests/]            # files and folders, relative to this file
+  resources: [../manifests/]            # relative to this file
   cases:
   - name: only the api reaches the database
-    from: {not: [shop/deployment/api]}  # an ENDPOINT as of explain, a selection of pods, or a list
+    from: {not: [shop/deployment/api]}  # an ENDPOINT, a selection, or a list
     to: shop/statefulset/db
     ports: all                          # or a PORT, or a list
     expect: deny                        # or allow: every pair on every port

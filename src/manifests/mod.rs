@@ -11,6 +11,7 @@ mod kinds;
 mod overlay;
 mod problem;
 mod scalar;
+mod template;
 #[cfg(test)]
 mod tests;
 mod workloads;
@@ -422,7 +423,7 @@ fn at(
         },
         object: object.cloned(),
         path,
-        message,
+        message: template::hinted(message),
         code: None,
     }
 }

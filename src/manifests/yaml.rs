@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use policy_compiler::convert::{FieldPath, Segment};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 
-use super::{json, scalar};
+use super::{json, scalar, template};
 
 /// The deepest nesting of mappings and lists.
 pub const MAX_DEPTH: usize = 128;
@@ -87,37 +87,24 @@ pub struct Documents {
 /// Reads all documents of a text, YAML or JSON. It never fails as a whole: the errors stand beside what could be read.
 pub fn documents(text: &str) -> Documents {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if !text.trim_start().starts_with(['{', '[']) {
-        let (mut read, end) = yaml_documents(text);
-        read.errors.extend(end.map(|error| of_template(text, error)));
-        return read;
-    }
-    match json::documents(text) {
-        Ok(documents) => documents,
-        Err(no_json) => {
-            // YAML in flow style begins as JSON does. The grammar that came further is the one that was meant.
-            let (mut read, end) = yaml_documents(text);
-            if let Some(no_yaml) = end {
-                let further = if no_json.position >= no_yaml.position {
-                    no_json
-                } else {
-                    no_yaml
-                };
-                read.errors.push(of_template(text, further));
-            }
-            read
-        }
-    }
+    let mut read = json_or_yaml(text);
+    template::hint_by_line(text, &mut read.errors);
+    read
 }
 
-/// The error, with what to do about a template: one of Helm is no YAML, and what is wrong with it as YAML helps nobody.
-fn of_template(text: &str, mut error: SyntaxError) -> SyntaxError {
-    if text.contains("{{") {
-        error
-            .message
-            .push_str("; a template ({{ ... }}) has to be rendered first");
+fn json_or_yaml(text: &str) -> Documents {
+    let no_json = match text.trim_start().starts_with(['{', '[']).then(|| json::documents(text)) {
+        Some(Ok(documents)) => return documents,
+        Some(Err(no_json)) => Some(no_json),
+        None => None,
+    };
+    let (mut read, no_yaml) = yaml_documents(text);
+    if let Some(no_yaml) = no_yaml {
+        // YAML in flow style begins as JSON does. The grammar that came further is the one that was meant.
+        let further = no_json.filter(|no_json| no_json.position >= no_yaml.position);
+        read.errors.push(further.unwrap_or(no_yaml));
     }
-    error
+    read
 }
 
 /// What can be read as YAML, and the error that ended the reading, if one did.
@@ -426,10 +413,7 @@ fn key_text(key: Node) -> Result<Box<str>, &'static str> {
         Value::Float(value) => Ok(value.to_string().into()),
         Value::Null => Err("the key is empty: write a key, in quotes if it is to be the word null"),
         Value::List(_) => Err("a list cannot be a key: write a string"),
-        // `name: {{ .Values.name }}` is a mapping of a mapping.
-        Value::Map(_) => {
-            Err("a mapping cannot be a key: write a string; a template ({{ ... }}) has to be rendered first")
-        }
+        Value::Map(_) => Err("a mapping cannot be a key: write a string"),
     }
 }
 

@@ -52,7 +52,7 @@ fn what_changed_over_one_family_only_is_said() {
     let four = only("four.yaml", ", {ipBlock: {cidr: \"fd00::2/128\"}}");
     let opened = answer(&["diff", &four, "diff/families.yaml", "-o", "markdown"], 1);
     assert!(
-        opened.contains("| `shop/api` | `shop/web` | all over IPv6 |"),
+        opened.contains("| `shop/api` | `shop/web` | all over `IPv6` |"),
         "{opened}"
     );
     let other = answer(&["diff", &four, &six, "-o", "json"], 1);
@@ -105,6 +105,83 @@ fn a_comment_says_which_policies_did_it() {
         said.contains("| `shop/api` | `shop/db` | `1/TCP` | `shop/db` (unchanged) |"),
         "{said}"
     );
+}
+
+/// Each side has its own reason, and a rule that changed on one does not hide the isolation that changed on the other.
+#[test]
+fn a_comment_names_the_policies_of_both_sides() {
+    let pods = ["api", "db", "web"].map(pod).join("---\n");
+    let out = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: out}\n\
+               spec: {podSelector: {matchLabels: {app: api}}, policyTypes: [Egress]}\n";
+    let into = |app: &str| {
+        policy(
+            "in",
+            "db",
+            &format!("{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}]}}"),
+        )
+    };
+    let closed = [&pods, out, &into("web")].join("---\n");
+    let open = [pods, into("api")].join("---\n");
+    for (title, [old, new]) in [("Opened", [&closed, &open]), ("Closed", [&open, &closed])] {
+        let (_, said, notes) = compared([old, new], &["-o", "markdown"]);
+        let list = said.split(&format!("**{title}**: ")).nth(1).expect(&notes);
+        let list = list.split("\n\n**").next().unwrap();
+        let row = list.lines().find(|line| line.starts_with("| `shop/api` | `shop/db`, "));
+        assert!(
+            row.is_some_and(|row| row.ends_with(" | all | `shop/in`, `shop/out` |")),
+            "{title}: {said}"
+        );
+    }
+    // Nobody touched the policy of the other side: a label changed what it admits.
+    let other = closed.replace(
+        "name: api, labels: {app: api}",
+        "name: api, labels: {app: api, tier: web}",
+    );
+    assert_ne!(closed, other);
+    let [old, new] = [closed, other].map(|text| {
+        text.replace(
+            "from: [{podSelector: {matchLabels: {app: web}}}]",
+            "from: [{podSelector: {matchLabels: {tier: web}}}]",
+        )
+    });
+    let (_, said, _) = compared([&old, &new.replace(out, "")], &["-o", "markdown"]);
+    let row = said.lines().find(|line| line.starts_with("| `shop/api` | `shop/db`, "));
+    assert!(row.is_some_and(|row| row.ends_with(" | all | `shop/out` |")), "{said}");
+}
+
+/// As annotations and SARIF name it, so that it is found from the page.
+#[test]
+fn a_comment_names_files_as_the_repository_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = ["{from: []}", "{from: [{podSelector: {matchLabels: {app: db}}}]}"];
+    for (name, rule) in ["old", "new"].into_iter().zip(rules) {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("x.yaml"), pod("db") + "---\n" + &policy("db", "db", rule)).unwrap();
+    }
+    let mut command = palisade(&["diff", "../old", ".", "-o", "markdown"]);
+    let said = command.current_dir(folder.path().join("new")).output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("| NetworkPolicy `shop/db` | changed: ingress |  | `x.yaml:5:1` |"),
+        "{said}"
+    );
+}
+
+/// What GitHub finds in plain words: references to issues of other trackers, and the beginning of a commit's hash.
+#[test]
+fn a_comment_has_no_name_that_github_makes_a_link_of() {
+    let namespaces = |label: &str| {
+        let namespace = |name: &str| {
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{team: {label}}}}}\n")
+        };
+        [pod("db"), namespace("shop"), namespace("deadbeef")].join("---\n")
+    };
+    let (_, said, notes) = compared([&namespaces("GH-12"), &namespaces("JIRA-x")], &["-o", "markdown"]);
+    for name in ["shop", "deadbeef"] {
+        let row = format!("| Namespace `{name}` | changed: label team `GH-12` → `JIRA-x` |");
+        assert!(said.contains(&row), "{said}{notes}");
+    }
 }
 
 /// GitHub refuses a comment of more than 65,536 characters.

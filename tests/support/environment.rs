@@ -2,14 +2,19 @@
 
 use std::process::Command;
 
-/// What the program reads: the way to an API server, and how much it logs.
-const READ: [&str; 12] = [
+/// What the program reads: the way to an API server, how much it logs, whether it writes colours where there is no terminal, and
+/// how wide its help is.
+const READ: [&str; 16] = [
     "ALL_PROXY",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "COLUMNS",
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "KUBECONFIG",
     "KUBERNETES_SERVICE_HOST",
     "KUBERNETES_SERVICE_PORT",
+    "NO_COLOR",
     "NO_PROXY",
     "RUST_LOG",
     "all_proxy",

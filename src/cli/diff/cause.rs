@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use policy_compiler::evaluate::{Decision, Side};
+use policy_compiler::evaluate::Decision;
 use policy_compiler::policy::PolicyName;
 
 /// The policies that a change is owed to.
@@ -14,20 +14,19 @@ pub(super) struct Cause {
     pub(super) changed: bool,
 }
 
-/// What lets pass what was denied, or the other way round, given which policies changed: on each side that denies it, the policies
+/// What lets pass what was denied, or the other way round, given which policies changed: of each side that denies it, the policies
 /// of the two rules that decide, and where none of these changed, those that isolate the pod.
 pub(super) fn of_verdict(denied: &Decision, allowed: &Decision, changed: impl Fn(&PolicyName) -> bool) -> Cause {
     let sides = denied.sides().into_iter().zip(allowed.sides());
-    let sides: Vec<(&Side, &Side)> = sides.filter(|(denied, _)| !denied.allowed).collect();
-    let deciding: BTreeSet<&PolicyName> = sides
-        .iter()
-        .flat_map(|(denied, allowed)| [&denied.decided_by, &allowed.decided_by])
-        .flatten()
-        .map(|rule| &rule.policy)
-        .collect();
-    let isolating = sides.iter().filter(|(denied, _)| denied.decided_by.is_none());
-    let isolating: BTreeSet<&PolicyName> = isolating.flat_map(|(denied, _)| &denied.isolated_by).collect();
-    cause(&[deciding, isolating], changed)
+    let causes = sides.filter(|(denied, _)| !denied.allowed).map(|(denied, allowed)| {
+        let deciding = [&denied.decided_by, &allowed.decided_by].into_iter().flatten();
+        let isolating = denied.isolated_by.iter().filter(|_| denied.decided_by.is_none());
+        cause(
+            &[deciding.map(|rule| &rule.policy).collect(), isolating.collect()],
+            &changed,
+        )
+    });
+    united(causes.collect())
 }
 
 /// What audit tells now, or no longer tells.
@@ -48,5 +47,16 @@ fn cause(candidates: &[BTreeSet<&PolicyName>], changed: impl Fn(&PolicyName) -> 
             let first = candidates.iter().find(|set| !set.is_empty());
             first.into_iter().flatten().map(|name| (*name).clone()).collect()
         }),
+    }
+}
+
+/// What both sides are owed to: where a policy of either has changed, those that have.
+fn united(causes: Vec<Cause>) -> Cause {
+    let changed = causes.iter().any(|cause| cause.changed);
+    let causes = causes.into_iter().filter(|cause| cause.changed == changed);
+    let policies: BTreeSet<PolicyName> = causes.flat_map(|cause| cause.policies).collect();
+    Cause {
+        policies: policies.into_iter().collect(),
+        changed,
     }
 }

@@ -12,7 +12,7 @@ use super::{Diff, Example};
 use crate::cli::args::DiffArgs;
 use crate::cli::describe::join;
 use crate::cli::markdown::{clipped, code, heading, prose, row};
-use crate::cli::output::count;
+use crate::cli::output::{count, place_in_repository};
 
 /// How many rows of a table are seen at once; the others are folded.
 const SEEN: usize = 10;
@@ -159,10 +159,15 @@ impl Diff<'_> {
             }
         }
         for object in self.objects.sections().into_iter().flat_map(|(_, changed)| changed) {
-            let name = format!("{} {}", object.kind, object.name);
-            let place = object.source.as_deref().map(code).unwrap_or_default();
+            let name = match object.name.split_once(' ') {
+                Some((workload, pods)) => format!("{} {}", code(workload), prose(pods)),
+                None => code(&object.name),
+            };
+            let place = object.source.as_ref().and_then(place_in_repository);
+            let place = place.map(|place| code(&place)).unwrap_or_default();
             let effect = object.effect_words().unwrap_or_default();
-            rows.push(row(&[cell(&name), cell(&object.words()), cell(effect), place]));
+            let name = format!("{} {name}", object.kind);
+            rows.push(row(&[name, cell(&object.words()), cell(effect), place]));
         }
         rows
     }

@@ -12,6 +12,7 @@ use super::Version;
 use crate::cli::describe::title;
 use crate::cli::explain::source;
 use crate::cli::output::count;
+use crate::manifests::Source;
 
 /// Of more objects than this it is not told one by one whether their change makes a difference: each takes a comparison.
 const JUDGED: usize = 25;
@@ -38,8 +39,12 @@ pub(super) struct Changed {
     pub(super) fields: Vec<Field>,
     /// Whether the answers would be others without the change.
     pub(super) effect: Effect,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "displayed")]
+    pub(super) source: Option<Source>,
+}
+
+fn displayed<S: Serializer>(source: &Option<Source>, serializer: S) -> Result<S::Ok, S::Error> {
+    source.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 /// Whether the answers would be others without a change; for programs, null when that is not known.
@@ -267,7 +272,7 @@ fn policy(object: &PolicyChange, [before, after]: [&Version; 2], effect: Effect)
         change,
         fields,
         effect,
-        source: policy.and_then(|p| source(&version.0, &p.name)),
+        source: policy.and_then(|p| source(&version.0, &p.name)).cloned(),
     }
 }
 

@@ -46,7 +46,10 @@ impl Diff<'_> {
                     .effect_words()
                     .map(|words| Style::Warn.paint(&format!("; {words}")));
                 let effect = effect.unwrap_or_default();
-                let source = object.source.as_ref().map(|s| format!("  {}", Style::Dim.paint(s)));
+                let source = object
+                    .source
+                    .as_ref()
+                    .map(|s| format!("  {}", Style::Dim.paint(&s.to_string())));
                 let sign = sign(object.sign());
                 format!(
                     "  {sign} {}  {what}{effect}{}\n",

@@ -196,17 +196,10 @@ fn yaml_that_means_two_things_is_refused() {
         "kind: X\napiVersion: x/v1\n[a]: 1\n",
         &["f.yaml:3:1: a list cannot be a key: write a string"],
     );
-    let render = "a template ({{ ... }}) has to be rendered first";
     check_errors(
-        "kind: X\napiVersion: x/v1\na: {{ .Values.a }}\n",
-        &[&format!(
-            "f.yaml:3:5: a mapping cannot be a key: write a string; {render}"
-        )],
+        "kind: X\napiVersion: x/v1\n? {a: 1}\n: 1\n",
+        &["f.yaml:3:3: a mapping cannot be a key: write a string"],
     );
-    for text in ["{{- if .Values.a }}\nkind: X\n{{- end }}\n", "kind: X\n{{- end }}\n"] {
-        let errors = documents(text).errors;
-        assert!(errors[0].message.ends_with(render), "{errors:?}");
-    }
     check_errors(
         "kind: X\napiVersion: x/v1\n~: 1\n",
         &["f.yaml:3:1: the key is empty: write a key, in quotes if it is to be the word null"],
@@ -214,6 +207,54 @@ fn yaml_that_means_two_things_is_refused() {
     check_errors(
         "kind: X\napiVersion: x/v1\na: &a [*a]\n",
         &["f.yaml:3:8: the alias stands within its own anchor, or in another document: write the value out"],
+    );
+}
+
+#[test]
+fn a_template_is_to_be_rendered_first() {
+    let render = "; if this is a template, render it first";
+    check_errors(
+        "kind: X\napiVersion: x/v1\na: {{ .Values.a }}\n",
+        &[&format!(
+            "f.yaml:3:5: a mapping cannot be a key: write a string{render}"
+        )],
+    );
+    for text in [
+        "{{- if .Values.a }}\nkind: X\n{{- end }}\n",
+        "kind: X\n{{- end }}\n",
+        "metadata:\n  {{- toYaml .Values.a | nindent 4 }}\nb: c\n",
+        "kind: X\n{{ include \"a\" . }}\nb: c\n",
+    ] {
+        let errors = documents(text).errors;
+        assert!(errors.iter().all(|error| error.message.ends_with(render)), "{errors:?}");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+    // What is wrong elsewhere is no template's fault.
+    let errors = documents("a: \"{{ x }}\"\nb: c\nd: [\ne: f\n").errors;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(!errors[0].message.contains("template"), "{errors:?}");
+    // In quotes it is YAML, and no name.
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
+    check_errors(
+        &format!("{policy}metadata: {{name: \"{{{{ .Release.Name }}}}-x\"}}\n"),
+        &[&format!(
+            "f.yaml:3:18: NetworkPolicy default/{{{{ .Release.Name }}}}-x: metadata.name: \"{{{{ .Release.Name }}}}-x\" \
+             is not a DNS subdomain: write lower-case letters, digits, '-' and '.', each part between dots beginning and \
+             ending with a letter or digit{render}"
+        )],
+    );
+    check_errors(
+        &format!("{policy}metadata: {{name: x}}\nspec: \"{{{{ .Values.spec }}}}\"\n"),
+        &[&format!(
+            "f.yaml:4:7: NetworkPolicy default/x: spec: expected a mapping, found the string \"{{{{ .Values.spec }}}}\"{render}"
+        )],
+    );
+    let twice = "\"{{ a }}\": 1\n\"{{ a }}\": 2\n";
+    check_errors(
+        &format!("kind: X\napiVersion: x/v1\n{twice}"),
+        &[&format!(
+            "f.yaml:4:1: \"{{{{ a }}}}\" is already there in line 3: write it once{render}"
+        )],
     );
 }
 
