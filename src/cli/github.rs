@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-use super::output::path_in_repository;
-use crate::manifests::Source;
+use super::output::{path_in_repository, print};
+use crate::manifests::{LoadErrors, Source};
+use crate::plain::lines;
 
 /// How an annotation looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +40,29 @@ pub(crate) fn annotate(out: &mut String, level: Level, place: Option<&Source>, t
     let _ = writeln!(out, "title={}::{}", property(title), data(message));
 }
 
-/// What a workflow command takes for its end is escaped in its text …
+/// Prints, of what failed, the annotations of what is wrong with files; other errors are about no place.
+pub(crate) fn annotated<T>(result: anyhow::Result<T>) -> anyhow::Result<T> {
+    if let Err(error) = &result
+        && let Some(errors) = error.downcast_ref::<LoadErrors>()
+    {
+        let mut out = String::new();
+        for error in errors.errors() {
+            annotate(
+                &mut out,
+                Level::Error,
+                Some(&error.source),
+                "bad input",
+                &error.sentence(),
+            );
+        }
+        print(&out)?;
+    }
+    result
+}
+
+/// What a workflow command takes for its end is escaped in its text; nothing else in it steers the terminal of whoever reads the log …
 fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    lines(text).replace('%', "%25").replace('\n', "%0A")
 }
 
 /// … and what ends a property, in that.
@@ -72,7 +93,7 @@ mod tests {
             "./a, b: 5%.yaml",
             "1,2::warning",
             "x::\r\n::stop-commands::%0A",
-            "::error file=a%2C b%3A 5%25.yaml,line=3,col=5,title=1%2C2%3A%3Awarning::x::%0D%0A::stop-commands::%250A\n",
+            "::error file=a%2C b%3A 5%25.yaml,line=3,col=5,title=1%2C2%3A%3Awarning::x::\\r%0A::stop-commands::%250A\n",
         );
     }
 

@@ -11,19 +11,20 @@ use super::output::{self, API_VERSION, Style, count};
 use super::test::{CaseResult, Counterexample};
 use super::test_file::Expect;
 use crate::manifests::Source;
+use crate::plain::line;
 
 /// For people.
 pub(crate) fn text(results: &[CaseResult]) -> String {
     let mut out = String::new();
     for (test, cases) in by_test(results) {
-        let _ = writeln!(out, "{}", Style::Bold.paint(&test));
+        let _ = writeln!(out, "{}", Style::Bold.paint(&line(&test)));
         for case in cases {
             match &case.counterexample {
                 None => {
-                    let _ = writeln!(out, "  {} {}", Style::Good.paint("✓"), case.name);
+                    let _ = writeln!(out, "  {} {}", Style::Good.paint("✓"), line(&case.name));
                 }
                 Some(counterexample) => {
-                    let _ = writeln!(out, "  {} {}", Style::Bad.paint("✗"), case.name);
+                    let _ = writeln!(out, "  {} {}", Style::Bad.paint("✗"), line(&case.name));
                     let _ = writeln!(out, "      {}", sentence(case.expect, counterexample));
                     let _ = writeln!(out, "      {}", Style::Dim.paint(&counterexample.reason));
                 }

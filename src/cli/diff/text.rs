@@ -9,6 +9,7 @@ use policy_compiler::ports::PortSet;
 use super::{Diff, Entry, Lone};
 use crate::cli::describe::join;
 use crate::cli::output::{Style, count};
+use crate::plain::line;
 
 /// How many entries a list shows.
 const SHOWN: usize = 20;
@@ -46,7 +47,10 @@ impl Diff<'_> {
                     .effect_words()
                     .map(|words| Style::Warn.paint(&format!("; {words}")));
                 let effect = effect.unwrap_or_default();
-                let source = object.source.as_ref().map(|s| format!("  {}", Style::Dim.paint(s)));
+                let source = object
+                    .source
+                    .as_ref()
+                    .map(|s| format!("  {}", Style::Dim.paint(&line(s))));
                 let sign = sign(object.sign());
                 format!(
                     "  {sign} {}  {what}{effect}{}\n",
