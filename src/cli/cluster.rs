@@ -12,7 +12,6 @@ use policy_compiler::diagnostics::Code;
 use super::args::{DiffArgs, Live, Manifests};
 use super::diff::Version;
 use super::ends::Compiled;
-
 use super::output::{count, note};
 use crate::agent::source::{Access, Count, Remark, Snapshot, Target, Timing, Wanted, snapshot};
 use crate::manifests::{self, Loaded, Problem, Source};
