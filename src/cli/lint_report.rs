@@ -119,7 +119,7 @@ pub(crate) fn github(findings: &Findings) -> String {
             Severity::Note => Level::Notice,
         };
         let place = finding.source.as_ref();
-        annotate(&mut out, level, place, finding.code.id(), &finding.sentence());
+        annotate(&mut out, level, place, finding.code.id(), &line(&finding.sentence()));
     }
     out
 }
