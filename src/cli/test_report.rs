@@ -65,11 +65,11 @@ pub(crate) fn json(results: &[CaseResult]) -> anyhow::Result<String> {
     })
 }
 
-/// For CI systems.
+/// For CI systems. Names are as in the text: XML reads a line break in an attribute as a space, and a log as the end of a line.
 pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
     let mut report = Report::new("palisade");
     for (test, cases) in by_test(results) {
-        let mut suite = TestSuite::new(test);
+        let mut suite = TestSuite::new(line(&test));
         for case in cases {
             let status = match &case.counterexample {
                 None => TestCaseStatus::success(),
@@ -81,8 +81,8 @@ pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
                     status
                 }
             };
-            let mut junit = TestCase::new(&case.name, status);
-            junit.set_classname(&case.test);
+            let mut junit = TestCase::new(line(&case.name), status);
+            junit.set_classname(line(&case.test));
             suite.add_test_case(junit);
         }
         report.add_test_suite(suite);

@@ -89,7 +89,16 @@ fn names_in_the_results_of_tests() {
     let case = "{name: NAME, from: default/web, to: 10.9.9.9, ports: 80, expect: EXPECT}";
     for (expect, code) in [("allow", 0), ("deny", 1)] {
         let text = test(&case.replace("EXPECT", expect), "NAME");
-        harmless(&["test", &write(folder.path(), "test.yaml", &text)], code);
+        let file = write(folder.path(), "test.yaml", &text);
+        harmless(&["test", &file], code);
+        for form in ["json", "junit", "tap", "github"] {
+            let (found, stdout, _) = run(&["test", &file, "-o", form]);
+            assert_eq!(found, Some(code), "{form}");
+            assert!(form == "github" || stdout.contains("set-output"), "{form}: {stdout}");
+            let forged = |line: &str| line.trim_start().starts_with("::") && !line.starts_with("::error file=");
+            assert!(!stdout.split(['\n', '\r']).any(forged), "{form}: {stdout:?}");
+            assert!(!stdout.contains('\u{1b}'), "{form}: {stdout:?}");
+        }
     }
 }
 
