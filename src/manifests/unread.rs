@@ -46,13 +46,12 @@ impl Loader {
     pub(super) fn finish_unread(&mut self) {
         for (kind, source) in std::mem::take(&mut self.crowd) {
             let more = self.loaded.skipped.get(&kind).map_or(0, |count| count - NAMED);
-            let policies = if more == 1 { "policy" } else { "policies" };
             let warning = Problem {
                 source,
                 object: None,
                 path: None,
                 message: format!(
-                    "{more} more {policies} of kind {kind:.80}, of which this is the first, which is not read: every answer is as if none were there"
+                    "{more} more of kind {kind:.80} from here on, not read either: every answer is as if they were not there"
                 ),
                 code: Some(Code::UnreadObject),
             };
