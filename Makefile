@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := bash
+comma := ,
 .PHONY: help setup demo test check unit snapshots explore bench bench-dataplane bench-updates bench-agent bench-source size instructions clean
 
 help: ## this list
@@ -23,8 +24,15 @@ check: ## formatting, lints, documentation
 # The property tests try the same cases every time; `make explore` and a plain `cargo test` try others.
 unit snapshots: export PROPTEST_RNG_SEED ?= 1
 
+# The tests serve on these addresses, which no proxy reaches. Whoever spells the variable one way only means both.
+own := 127.0.0.1,::1
+upper := $(or $(NO_PROXY),$(no_proxy))
+lower := $(or $(no_proxy),$(NO_PROXY))
+unit snapshots: export NO_PROXY := $(if $(upper),$(upper)$(comma))$(own)
+unit snapshots: export no_proxy := $(if $(lower),$(lower)$(comma))$(own)
+
 unit: ## all tests: unit, snapshot, property, and real packets in network namespaces
-	NO_PROXY=127.0.0.1,::1 no_proxy=127.0.0.1,::1 INSTA_UPDATE=no cargo test --locked --workspace
+	INSTA_UPDATE=no cargo test --locked --workspace
 
 snapshots: ## run the tests and accept what they now print (look at the difference before you commit it)
 	INSTA_UPDATE=always cargo test --locked --workspace

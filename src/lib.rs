@@ -6,6 +6,7 @@ pub mod demo;
 pub mod manifests;
 mod netlink;
 pub mod nft;
+mod plain;
 pub mod preflight;
 mod progress;
 pub mod sandbox;

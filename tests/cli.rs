@@ -8,6 +8,10 @@ mod diff;
 mod environment;
 #[path = "cli/forms.rs"]
 mod forms;
+#[path = "cli/hostile.rs"]
+mod hostile;
+#[path = "cli/unread.rs"]
+mod unread;
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};

@@ -14,12 +14,11 @@ use policy_compiler::diagnostics::Code;
 use serde_json::Value;
 
 /// Rules whose findings no manifest can bring about, and where they are tested.
-const ELSEWHERE: [(Code, &str); 5] = [
+const ELSEWHERE: [(Code, &str); 4] = [
     (Code::AuditBesideOtherTier, "policy-compiler/tests/audit.rs"),
     (Code::EmptyFolder, "here"),
     (Code::NothingOfUse, "here"),
     (Code::UnknownMode, "tests/live/lint.rs"),
-    (Code::UnreadObject, "tests/live/lint.rs"),
 ];
 
 /// Runs `palisade lint` at the root of the repository; answers its exit code, and what it says.

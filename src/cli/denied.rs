@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::args::{DeniedArgs, TextOrJson};
 use super::describe::title;
-use super::output::{self, API_VERSION, Style, columns, print};
+use super::output::{self, API_VERSION, Style, caution, columns, note, print, warn};
 use super::verdict::Verdict;
-use super::{Outcome, caution, cluster, note, warn};
+use super::{Outcome, cluster};
 use crate::manifests::nearest;
 use crate::nft::denials::unknown_words;
 use crate::nft::{Denial, Kernel, Mode, Nft};

@@ -19,6 +19,7 @@ use super::ports::PortSpec;
 use super::service::{self, Backends};
 use super::verdict::Verdict;
 use crate::manifests::{Loaded, ObjectName, Source};
+use crate::plain::line;
 
 /// The answer to one question.
 pub(crate) struct Explanation<'a> {
@@ -174,7 +175,7 @@ impl Explanation<'_> {
         let rows: Vec<_> = self
             .sources(loaded)
             .into_iter()
-            .map(|(policy, source)| vec![(policy, Style::Plain), (source, Style::Dim)])
+            .map(|(policy, source)| vec![(policy, Style::Plain), (line(&source), Style::Dim)])
             .collect();
         if !rows.is_empty() {
             let _ = write!(out, "\n{}\n{}", Style::Bold.paint("Policies"), columns(2, &rows));

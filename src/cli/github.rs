@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-use super::output::path_in_repository;
-use crate::manifests::Source;
+use super::output::{path_in_repository, print};
+use crate::manifests::{LoadErrors, Source};
+use crate::plain::{line, lines};
 
 /// How an annotation looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +28,50 @@ impl Level {
     }
 }
 
-/// Writes the command that shows a message beside the line that it is about.
+/// Writes the command that shows a message beside the line that it is about. Line breaks in the message are meant.
 pub(crate) fn annotate(out: &mut String, level: Level, place: Option<&Source>, title: &str, message: &str) {
     let _ = write!(out, "::{} ", level.command());
     if let Some((source, path)) = place.and_then(|source| Some((source, path_in_repository(source)?))) {
-        let _ = write!(out, "file={},", property(path));
+        let _ = write!(out, "file={},", property(&without_detours(path)));
         if let Some(at) = source.position {
             let _ = write!(out, "line={},col={},", at.line, at.column);
         }
     }
-    let _ = writeln!(out, "title={}::{}", property(title), data(message));
+    let _ = writeln!(out, "title={}::{}", property(&line(title)), data(message));
 }
 
-/// What a workflow command takes for its end is escaped in its text …
+/// A path without `..` behind a folder, as a test file has it of its manifests: GitHub knows a file by one name.
+fn without_detours(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match (name, names.last()) {
+            ("..", Some(last)) if !matches!(*last, "" | "..") => {
+                names.pop();
+            }
+            _ => names.push(name),
+        }
+    }
+    names.join("/")
+}
+
+/// Prints, of what failed, the annotations of what is wrong with files; other errors are about no place.
+pub(crate) fn annotated<T>(result: anyhow::Result<T>) -> anyhow::Result<T> {
+    if let Err(error) = &result
+        && let Some(errors) = error.downcast_ref::<LoadErrors>()
+    {
+        let mut out = String::new();
+        for error in errors.errors() {
+            let message = line(&error.sentence());
+            annotate(&mut out, Level::Error, Some(&error.source), "bad input", &message);
+        }
+        print(&out)?;
+    }
+    result
+}
+
+/// What a workflow command takes for its end is escaped in its text; nothing else in it steers the terminal of whoever reads the log …
 fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    lines(text).replace('%', "%25").replace('\n', "%0A")
 }
 
 /// … and what ends a property, in that.
@@ -72,8 +102,25 @@ mod tests {
             "./a, b: 5%.yaml",
             "1,2::warning",
             "x::\r\n::stop-commands::%0A",
-            "::error file=a%2C b%3A 5%25.yaml,line=3,col=5,title=1%2C2%3A%3Awarning::x::%0D%0A::stop-commands::%250A\n",
+            "::error file=a%2C b%3A 5%25.yaml,line=3,col=5,title=1%2C2%3A%3Awarning::x::\\r%0A::stop-commands::%250A\n",
         );
+    }
+
+    #[test]
+    fn files_have_one_name() {
+        for (given, file) in [
+            ("tests/../shop/a.yaml", "shop/a.yaml"),
+            ("./a/b/../../c.yaml", "c.yaml"),
+            ("../../c.yaml", "../../c.yaml"),
+            ("/../c.yaml", "/../c.yaml"),
+        ] {
+            check(
+                given,
+                "t",
+                "m",
+                &format!("::error file={file},line=3,col=5,title=t::m\n"),
+            );
+        }
     }
 
     #[test]

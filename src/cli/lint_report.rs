@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::github::{Level, annotate};
 use super::lint::{Finding, Findings};
 use super::output::{self, API_VERSION, Style, count};
+use crate::plain::line;
 
 /// For people, by file.
 pub(crate) fn text(findings: &Findings) -> String {
@@ -16,7 +17,7 @@ pub(crate) fn text(findings: &Findings) -> String {
     for same in findings.told.chunk_by(|a, b| file(a) == file(b)) {
         let heading = file(&same[0]);
         if let Some(heading) = &heading {
-            let _ = writeln!(out, "{}", Style::Bold.paint(heading));
+            let _ = writeln!(out, "{}", Style::Bold.paint(&line(heading)));
         }
         for finding in same {
             let position = finding.source.as_ref().and_then(|s| s.position);
@@ -27,7 +28,7 @@ pub(crate) fn text(findings: &Findings) -> String {
                 "{indent}{}{} {} {}",
                 Style::Dim.paint(&position),
                 style(finding.severity).paint(finding.severity.word()),
-                finding.sentence(),
+                line(&finding.sentence()),
                 Style::Dim.paint(&format!("[{}]", finding.code))
             );
         }
@@ -118,7 +119,7 @@ pub(crate) fn github(findings: &Findings) -> String {
             Severity::Note => Level::Notice,
         };
         let place = finding.source.as_ref();
-        annotate(&mut out, level, place, finding.code.id(), &finding.sentence());
+        annotate(&mut out, level, place, finding.code.id(), &line(&finding.sentence()));
     }
     out
 }

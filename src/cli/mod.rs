@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use policy_compiler::compile::Subjects;
-use policy_compiler::diagnostics::{Diagnostic, Severity};
+use policy_compiler::diagnostics::Severity;
 use policy_compiler::labels::Name;
 use policy_compiler::table::PodIndex;
 
@@ -49,10 +49,11 @@ use diff::Diff;
 use ends::Compiled;
 use explain::Question;
 use matrix::Matrix;
-use output::{Style, count, print};
+use output::{Style, caution, count, doubt, note, print, warn};
 use ports::PortSpec;
 
-use crate::manifests::{Loaded, Problem};
+use crate::manifests::Loaded;
+use crate::plain::{line, lines};
 use crate::preflight::Verdict;
 use crate::{agent, demo, nft, sandbox};
 
@@ -75,7 +76,12 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let mut stderr = anstream::stderr();
             // When even standard error is gone, the exit code has to do.
-            let _ = writeln!(stderr, "{} {error:#}", Style::Bad.paint("error:"));
+            let _ = writeln!(
+                stderr,
+                "{} {}",
+                Style::Bad.paint("error:"),
+                lines(&format!("{error:#}"))
+            );
             ExitCode::from(2)
         }
     }
@@ -156,7 +162,11 @@ fn run_matrix(args: &MatrixArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_lint(args: &LintArgs) -> anyhow::Result<Outcome> {
-    let (loaded, compiled) = load(&args.manifests)?;
+    let loaded = load(&args.manifests);
+    let (loaded, compiled) = match args.output {
+        LintOutput::Github => github::annotated(loaded)?,
+        _ => loaded?,
+    };
     let filter = lint::Filter {
         only: args.only.clone(),
         ignore: args.ignore.clone(),
@@ -177,11 +187,15 @@ fn run_lint(args: &LintArgs) -> anyhow::Result<Outcome> {
 }
 
 fn run_test(args: &TestArgs) -> anyhow::Result<Outcome> {
+    let report = test::run(&args.paths, args.live.target().as_ref());
     let test::Report {
         results,
         warnings,
         diagnostics,
-    } = test::run(&args.paths, args.live.target().as_ref())?;
+    } = match args.output {
+        TestOutput::Github => github::annotated(report)?,
+        _ => report?,
+    };
     warn(&warnings);
     doubt(&diagnostics);
     print(&match args.output {
@@ -355,7 +369,7 @@ fn known_node(compiled: &Compiled, name: &str) -> anyhow::Result<Name> {
     if let Some(node) = nodes.get(name) {
         return Ok(node.clone());
     }
-    let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    let known: Vec<String> = nodes.iter().map(|name| line(name)).collect();
     match known.is_empty() {
         true => anyhow::bail!("there is no node {name}: there are no nodes, and no pod is on one"),
         false => anyhow::bail!("there is no node {name}: the nodes are {}", known.join(", ")),
@@ -364,7 +378,7 @@ fn known_node(compiled: &Compiled, name: &str) -> anyhow::Result<Name> {
 
 fn only_node(compiled: &Compiled) -> anyhow::Result<Name> {
     let nodes = nodes(compiled);
-    let known: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    let known: Vec<String> = nodes.iter().map(|name| line(name)).collect();
     match (nodes.first(), nodes.len()) {
         (Some(node), 1) => Ok(node.clone()),
         (None, _) => {
@@ -393,7 +407,8 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
         ));
     }
     if !loaded.skipped.is_empty() {
-        let kinds: Vec<String> = loaded.skipped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let kinds = loaded.skipped.iter().map(|(kind, n)| format!("{n} {}", line(kind)));
+        let kinds: Vec<String> = kinds.collect();
         out.push_str(&format!("; passed over: {}", kinds.join(", ")));
     }
     out.push('\n');
@@ -401,33 +416,9 @@ fn summary(loaded: &Loaded, compiled: &Compiled) -> String {
         out.push_str(&Style::Warn.paint(&format!("warning: {warning}\n")));
     }
     for diagnostic in compiled.diagnostics() {
-        out.push_str(&Style::Warn.paint(&format!("{diagnostic}\n")));
+        out.push_str(&Style::Warn.paint(&format!("{}\n", line(&diagnostic.to_string()))));
     }
     out
-}
-
-/// Warnings go to standard error, so that they never mix with an answer for programs.
-/// Says beside an answer what is odd about the cluster, so that nothing is guessed silently.
-fn doubt(diagnostics: &[Diagnostic]) {
-    let mut stderr = anstream::stderr();
-    for diagnostic in diagnostics {
-        let _ = writeln!(stderr, "{}", Style::Warn.paint(&diagnostic.to_string()));
-    }
-}
-
-fn warn(warnings: &[Problem]) {
-    warnings.iter().for_each(|warning| caution(&warning.to_string()));
-}
-
-fn caution(text: &str) {
-    // A lost warning changes no answer.
-    let _ = writeln!(anstream::stderr(), "{} {text}", Style::Warn.paint("warning:"));
-}
-
-/// Says beside an answer how to get a better one.
-fn note(text: &str) {
-    // A lost note changes no answer.
-    let _ = writeln!(anstream::stderr(), "{}", Style::Dim.paint(text));
 }
 
 /// Checks how a text of the command line is read: what it is printed as, or a part of the error.

@@ -1,12 +1,14 @@
-//! Standard output: text with colours that vanish where they are not wanted, JSON, and columns that line up.
+//! Standard output and standard error: text with colours that vanish where they are not wanted, JSON, and columns that line up.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 use owo_colors::OwoColorize;
+use policy_compiler::diagnostics::Diagnostic;
 use serde::Serialize;
 
-use crate::manifests::{STDIN, Source};
+use crate::manifests::{Problem, STDIN, Source};
+use crate::plain::{line, lines};
 
 /// The version of every JSON form.
 pub(crate) const API_VERSION: &str = "palisade.dev/v1alpha1";
@@ -18,6 +20,31 @@ pub(crate) fn print(text: &str) -> anyhow::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         result => result.map(|()| true).context("cannot write to standard output"),
     }
+}
+
+/// Says beside an answer what is odd about the cluster, so that nothing is guessed silently.
+pub(crate) fn doubt(diagnostics: &[Diagnostic]) {
+    let mut stderr = anstream::stderr();
+    for diagnostic in diagnostics {
+        let _ = writeln!(stderr, "{}", Style::Warn.paint(&line(&diagnostic.to_string())));
+    }
+}
+
+/// Says what is odd about what was read.
+pub(crate) fn warn(warnings: &[Problem]) {
+    warnings.iter().for_each(|warning| caution(&warning.to_string()));
+}
+
+/// Warnings go to standard error, so that they never mix with an answer for programs.
+pub(crate) fn caution(text: &str) {
+    // A lost warning changes no answer.
+    let _ = writeln!(anstream::stderr(), "{} {}", Style::Warn.paint("warning:"), line(text));
+}
+
+/// Says beside an answer how to get a better one.
+pub(crate) fn note(text: &str) {
+    // A lost note changes no answer.
+    let _ = writeln!(anstream::stderr(), "{}", Style::Dim.paint(&lines(text)));
 }
 
 /// A value as indented JSON with a final newline.

@@ -91,7 +91,7 @@ pub(crate) fn run(paths: &[PathBuf], live: Option<&Target>) -> anyhow::Result<Re
         );
     }
     let mut clusters: BTreeMap<&[PathBuf], Option<Rc<Compiled>>> = BTreeMap::new();
-    let (mut results, mut warnings, mut diagnostics) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut results, mut warnings, mut diagnostics) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let mut compile = |loaded: Loaded| {
         warnings.extend(loaded.warnings);
         let compiled = Compiled::new(loaded.cluster);
@@ -138,7 +138,7 @@ pub(crate) fn run(paths: &[PathBuf], live: Option<&Target>) -> anyhow::Result<Re
         Some(errors) => Err(errors.into()),
         None => Ok(Report {
             results,
-            warnings,
+            warnings: warnings.into_iter().collect(),
             diagnostics: diagnostics.into_iter().collect(),
         }),
     }

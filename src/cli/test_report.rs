@@ -11,19 +11,20 @@ use super::output::{self, API_VERSION, Style, count};
 use super::test::{CaseResult, Counterexample};
 use super::test_file::Expect;
 use crate::manifests::Source;
+use crate::plain::line;
 
 /// For people.
 pub(crate) fn text(results: &[CaseResult]) -> String {
     let mut out = String::new();
     for (test, cases) in by_test(results) {
-        let _ = writeln!(out, "{}", Style::Bold.paint(&test));
+        let _ = writeln!(out, "{}", Style::Bold.paint(&line(&test)));
         for case in cases {
             match &case.counterexample {
                 None => {
-                    let _ = writeln!(out, "  {} {}", Style::Good.paint("✓"), case.name);
+                    let _ = writeln!(out, "  {} {}", Style::Good.paint("✓"), line(&case.name));
                 }
                 Some(counterexample) => {
-                    let _ = writeln!(out, "  {} {}", Style::Bad.paint("✗"), case.name);
+                    let _ = writeln!(out, "  {} {}", Style::Bad.paint("✗"), line(&case.name));
                     let _ = writeln!(out, "      {}", sentence(case.expect, counterexample));
                     let _ = writeln!(out, "      {}", Style::Dim.paint(&counterexample.reason));
                 }
@@ -64,11 +65,11 @@ pub(crate) fn json(results: &[CaseResult]) -> anyhow::Result<String> {
     })
 }
 
-/// For CI systems.
+/// For CI systems. Names are as in the text: XML reads a line break in an attribute as a space, and a log as the end of a line.
 pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
     let mut report = Report::new("palisade");
     for (test, cases) in by_test(results) {
-        let mut suite = TestSuite::new(test);
+        let mut suite = TestSuite::new(line(&test));
         for case in cases {
             let status = match &case.counterexample {
                 None => TestCaseStatus::success(),
@@ -80,8 +81,8 @@ pub(crate) fn junit(results: &[CaseResult]) -> anyhow::Result<String> {
                     status
                 }
             };
-            let mut junit = TestCase::new(&case.name, status);
-            junit.set_classname(&case.test);
+            let mut junit = TestCase::new(line(&case.name), status);
+            junit.set_classname(line(&case.test));
             suite.add_test_case(junit);
         }
         report.add_test_suite(suite);

@@ -62,6 +62,8 @@ pub(super) enum Class {
     List(Option<Kind>),
     /// Pass it over, and count it under this name.
     Other(String),
+    /// As [`Class::Other`]; but it is a policy, or a list of policies, so that a cluster which reads it may answer otherwise.
+    OtherPolicy(String),
     /// Refuse it, because of this field, with this reason.
     Wrong(&'static str, String),
 }
@@ -91,7 +93,7 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
             "kind",
             format!("\"{kind:.80}\" is not a kind of {api_version:.80}: did you mean {near}?"),
         ),
-        None => Class::Other(kind.to_owned()),
+        None => other(kind, kind.to_owned()),
     }
 }
 
@@ -121,7 +123,15 @@ fn judge(kind: Kind, api_version: &str) -> Result<Kind, Class> {
             format!("{name} is not read from {api_version:.80}: write apiVersion: {right}"),
         ))
     } else {
-        Err(Class::Other(format!("{name}.{group}")))
+        Err(other(name, format!("{name}.{group}")))
+    }
+}
+
+/// What is not read. The policies of all networks are called so: AdminNetworkPolicy, CiliumNetworkPolicy, GlobalNetworkPolicy.
+fn other(kind: &str, name: String) -> Class {
+    match kind.strip_suffix("List").unwrap_or(kind).ends_with("NetworkPolicy") {
+        true => Class::OtherPolicy(name),
+        false => Class::Other(name),
     }
 }
 
@@ -167,7 +177,23 @@ mod tests {
         check(
             "projectcalico.org/v3",
             "NetworkPolicy",
-            Class::Other("NetworkPolicy.projectcalico.org".into()),
+            Class::OtherPolicy("NetworkPolicy.projectcalico.org".into()),
+        );
+        for (api_version, kind) in [
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+            ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+            ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
+            ("cilium.io/v2", "CiliumNetworkPolicy"),
+            ("cilium.io/v2", "CiliumClusterwideNetworkPolicyList"),
+            ("projectcalico.org/v3", "GlobalNetworkPolicy"),
+            ("networking.k8s.io/v1", "ClusterNetworkPolicy"),
+        ] {
+            check(api_version, kind, Class::OtherPolicy(kind.into()));
+        }
+        check(
+            "projectcalico.org/v3",
+            "NetworkPolicyList",
+            Class::OtherPolicy("NetworkPolicy.projectcalico.org".into()),
         );
         check(
             "extensions/v1beta1",

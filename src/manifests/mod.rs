@@ -14,6 +14,7 @@ mod scalar;
 mod template;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod workloads;
 mod yaml;
 
@@ -195,6 +196,8 @@ struct Loader {
     loaded: Loaded,
     workloads: Vec<WorkloadObject>,
     errors: Vec<Problem>,
+    /// Of a kind of policies that is not read and of which there are many, where the first stands that has no warning of its own.
+    crowd: BTreeMap<String, Source>,
 }
 
 /// An object on its way: where it is, and what it calls itself.
@@ -217,9 +220,10 @@ impl Loader {
     }
 
     fn finish(mut self) -> Result<Loaded, LoadErrors> {
-        if let Some(errors) = LoadErrors::new(self.errors) {
+        if let Some(errors) = LoadErrors::new(std::mem::take(&mut self.errors)) {
             return Err(errors);
         }
+        self.finish_unread();
         self.loaded.warnings.sort();
         self.loaded.derived = workloads::derive(&mut self.loaded.cluster, self.workloads);
         Ok(self.loaded)
@@ -259,6 +263,7 @@ impl Loader {
                 Some((_, position)) => fail(position, "items is no list: write a list of objects"),
             },
             Class::Other(kind) => *self.loaded.skipped.entry(kind).or_default() += 1,
+            Class::OtherPolicy(kind) => self.unread(file, node, api_version, kind),
             Class::Wrong(field, message) => {
                 let position = node.entries().iter().find(|e| &*e.key == field).map(|e| e.position);
                 fail(position.unwrap_or(node.position), &message);
@@ -374,22 +379,17 @@ impl Loader {
                 .push(at(object.file, object.node.position, Some(&object.name), None, message));
             return;
         }
-        let annotations = object.node.get("metadata").and_then(|m| m.get("annotations"));
-        if let Some(rules) = annotations
-            .and_then(|a| a.get(LINT_IGNORE_ANNOTATION))
-            .and_then(Node::as_str)
-        {
-            self.loaded.lint_ignore.insert(object.name.clone(), rules.to_owned());
-        }
+        self.ignored_rules(object);
         self.loaded.sources.insert(object.name.clone(), source);
     }
-}
 
-impl Problem {
-    /// The problem as a warning of a sort.
-    fn of(self, code: Code) -> Self {
-        let code = Some(code);
-        Problem { code, ..self }
+    /// Notes the lint rules that are not to speak of an object.
+    fn ignored_rules(&mut self, object: &Object<'_>) {
+        let annotations = object.node.get("metadata").and_then(|m| m.get("annotations"));
+        let rules = annotations.and_then(|a| a.get(LINT_IGNORE_ANNOTATION));
+        if let Some(rules) = rules.and_then(Node::as_str).filter(|_| !object.name.name.is_empty()) {
+            self.loaded.lint_ignore.insert(object.name.clone(), rules.to_owned());
+        }
     }
 }
 

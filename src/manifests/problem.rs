@@ -8,6 +8,7 @@ use policy_compiler::diagnostics::Code;
 pub use policy_compiler::diagnostics::ObjectName;
 
 use super::yaml::Position;
+use crate::plain::line;
 
 /// A place in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,20 +46,27 @@ pub struct Problem {
 }
 
 impl fmt::Display for Problem {
-    /// `file:line:column: Kind namespace/name: field.path: message`, and of a warning ` [code]`.
+    /// `file:line:column: Kind namespace/name: field.path: message`, and of a warning ` [code]`; one line, whatever the names hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.source)?;
-        if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
-        }
-        if let Some(path) = self.path.as_ref().filter(|p| !p.is_root()) {
-            write!(f, "{path}: ")?;
-        }
-        f.write_str(&self.message)?;
-        match self.code {
-            Some(code) => write!(f, " [{code}]"),
-            None => Ok(()),
-        }
+        let code = self.code.map_or_else(String::new, |code| format!(" [{code}]"));
+        f.write_str(&line(&format!("{}: {}{code}", self.source, self.sentence())))
+    }
+}
+
+impl Problem {
+    /// The problem as a warning of a sort.
+    pub(super) fn of(self, code: Code) -> Self {
+        let code = Some(code);
+        Problem { code, ..self }
+    }
+
+    /// What is said of it, wherever it is: `NetworkPolicy shop/db: spec.egress[0]: …`. It may hold any character.
+    pub(crate) fn sentence(&self) -> String {
+        let object = self.object.iter().map(|o| format!("{o}: "));
+        let path = self.path.iter().filter(|p| !p.is_root()).map(|p| format!("{p}: "));
+        let mut text: String = object.chain(path).collect();
+        text.push_str(&self.message);
+        text
     }
 }
 

@@ -112,6 +112,18 @@ fn tap_is_read_as_it_was_meant() {
     }
 }
 
+/// On one line, as people are shown it.
+fn shown(name: &str) -> String {
+    let mut shown = String::new();
+    for c in name.chars() {
+        match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 #[test]
 fn annotations_are_read_as_they_were_meant() {
     let unescape = |text: &str| {
@@ -139,7 +151,7 @@ fn annotations_are_read_as_they_were_meant() {
         };
         assert_eq!(property("file"), case["file"].as_str());
         assert_eq!(property("line"), Some(at.to_string().as_str()));
-        assert_eq!(property("title"), case["name"].as_str());
+        assert_eq!(property("title"), Some(&*shown(case["name"].as_str().unwrap())));
         let (sentence, reason) = message.split_once("%0A").unwrap();
         assert_eq!(Some(unescape(reason).as_str()), found["reason"].as_str());
         for key in ["from", "to", "port"] {
@@ -158,9 +170,17 @@ fn exit_codes_are_those_of_every_form() {
         let code = |path: &str| run(&["test", path, "-o", form]);
         assert_eq!(code("passing").0, Some(0), "{form}");
         assert_eq!(code("shop.yaml").0, Some(1), "{form}");
-        // Not even the first line of a stream that somebody might take for a whole one.
-        let (bad, printed, _) = code("bad/tests");
-        assert_eq!((bad, &*printed), (Some(2), ""), "{form}");
+        // Not even the first line of a stream that somebody might take for a whole one; annotations are each for themselves.
+        let (bad, printed, said) = code("bad/tests");
+        assert_eq!(bad, Some(2), "{form}");
+        let errors = said.lines().count() - 1;
+        let expected = if form == "github" { errors } else { 0 };
+        assert_eq!(printed.lines().count(), expected, "{form}: {printed}");
+        assert!(
+            printed.lines().all(|line| line.starts_with("::error file=bad/")),
+            "{printed}"
+        );
+        assert!(!printed.contains("/.."), "{printed}");
     }
     assert_eq!(
         stdout(&["test", "passing", "-o", "github"], 0),

@@ -215,7 +215,7 @@ const TABLE: [(Code, &str, Severity, &str); 30] = {
             Code::UnreadObject,
             "unread-object",
             Warning,
-            "Objects of a live cluster could not be read",
+            "An object of a live cluster cannot be read, or a policy is of a kind that is not read",
         ),
     ]
 };

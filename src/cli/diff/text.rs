@@ -9,6 +9,7 @@ use policy_compiler::ports::PortSet;
 use super::{Diff, Entry, Lone};
 use crate::cli::describe::join;
 use crate::cli::output::{Style, count};
+use crate::plain::line;
 
 /// How many entries a list shows.
 const SHOWN: usize = 20;
@@ -49,7 +50,7 @@ impl Diff<'_> {
                 let source = object
                     .source
                     .as_ref()
-                    .map(|s| format!("  {}", Style::Dim.paint(&s.to_string())));
+                    .map(|s| format!("  {}", Style::Dim.paint(&line(&s.to_string()))));
                 let sign = sign(object.sign());
                 format!(
                     "  {sign} {}  {what}{effect}{}\n",

@@ -2,6 +2,7 @@
 
 mod decode;
 mod files;
+mod unread;
 mod workloads;
 
 use std::path::Path;
