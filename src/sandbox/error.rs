@@ -37,6 +37,14 @@ pub enum SandboxError {
         /// What it wrote.
         message: String,
     },
+    /// The kernel gives an address no route.
+    #[error("{namespace} has the address {address}, and after 30 s no packet to it would find the way")]
+    NoRoute {
+        /// Whose namespace.
+        namespace: String,
+        /// Its address.
+        address: IpAddr,
+    },
     /// A sysctl cannot be set.
     #[error("sysctl net/{key} cannot be set in the network namespace of {namespace}: {error}")]
     Sysctl {

@@ -117,6 +117,9 @@ impl Sandbox {
         let frontends = services::frontends(cluster);
         let topology = Topology::of(cluster, options, &frontends)?;
         let seats = wire(&topology, options, &frontends)?;
+        for seat in seats.0.values() {
+            seat.netns.await_addresses(&seat.addresses)?;
+        }
         let (seats, underlay) = with_host_network_pods(cluster, seats);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

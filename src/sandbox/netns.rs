@@ -5,9 +5,11 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -15,6 +17,9 @@ use super::SandboxError;
 
 /// Where Debian keeps the programs of the administrator; an unprivileged user's PATH lacks these.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// How long the kernel may take to give an address its route; as an error says.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A network namespace of this process.
 #[derive(Debug)]
@@ -83,6 +88,30 @@ impl Netns {
         self.program("nft", &["-f", "-"], rules)
     }
 
+    /// Waits until packets to these addresses find the namespace itself. The kernel gives an IPv6 address its route later than the
+    /// address, and the later the more namespaces come and go; until then its holder asks the neighbours who has it.
+    pub fn await_addresses(&self, addresses: &[IpAddr]) -> Result<(), SandboxError> {
+        let start = Instant::now();
+        loop {
+            let routes = self.run(|| std::fs::read_to_string("/proc/thread-self/net/ipv6_route"))?;
+            let routes = routes.map_err(|error| SandboxError::Proc { error })?;
+            let missing = addresses.iter().find(|address| match address {
+                IpAddr::V4(_) => false,
+                IpAddr::V6(address) => !has_local_route(&routes, *address),
+            });
+            match missing {
+                None => return Ok(()),
+                Some(address) if start.elapsed() > PATIENCE => {
+                    return Err(SandboxError::NoRoute {
+                        namespace: self.name.clone(),
+                        address: *address,
+                    });
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     /// The child reads all that it does from a pipe, so it ends by itself when this process is killed.
     fn program(&self, name: &'static str, arguments: &[&str], input: &str) -> Result<(), SandboxError> {
         let failed = |message| SandboxError::Program {
@@ -109,6 +138,22 @@ impl Netns {
             false => Err(failed(complaint(&String::from_utf8_lossy(&output.stderr), input))),
         }
     }
+}
+
+/// Whether a listing of `/proc/net/ipv6_route` has a route to the address itself that stays within the machine: destination, length of its
+/// prefix and flags stand in the first, second and second to last column, in hexadecimal.
+fn has_local_route(routes: &str, address: Ipv6Addr) -> bool {
+    const LOCAL: u32 = 0x8000_0000; // RTF_LOCAL
+    let wanted = format!("{:032x}", address.to_bits());
+    routes.lines().any(|route| {
+        let columns: Vec<&str> = route.split_ascii_whitespace().collect();
+        let flags = columns
+            .iter()
+            .rev()
+            .nth(1)
+            .and_then(|f| u32::from_str_radix(f, 16).ok());
+        columns.get(..2) == Some(&[&wanted, "80"]) && flags.is_some_and(|f| f & LOCAL != 0)
+    })
 }
 
 /// Where a program of the sandbox is: `ip`, `bridge` or `nft`, searched in PATH and then where Debian keeps it.
@@ -143,7 +188,7 @@ fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SandboxError> + Send) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::complaint;
+    use super::{complaint, has_local_route};
 
     #[test]
     fn a_failed_batch_line_is_shown() {
@@ -152,5 +197,18 @@ mod tests {
             complaint(stderr, "link set lo up\naddr add 10.0.0.1/32 dev lo\n"),
             "RTNETLINK answers: File exists; Command failed -:2 (addr add 10.0.0.1/32 dev lo)"
         );
+    }
+
+    #[test]
+    fn a_local_route_is_found() {
+        let routes = "fd000010024400020000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 \
+                      00000100 00000001 00000000 00000001     eth0\n\
+                      fd000010024400020000000000000002 80 00000000000000000000000000000000 00 00000000000000000000000000000000 \
+                      00000000 00000002 00000000 80200001     eth0\n\
+                      fd000010024400020000000000000003 80 00000000000000000000000000000000 00 00000000000000000000000000000000 \
+                      00000400 00000002 00000000 00000005     eth0\n";
+        let has = |address: &str| has_local_route(routes, address.parse().expect("an address"));
+        assert!(has("fd00:10:244:2::2"));
+        assert!(!has("fd00:10:244:2::3") && !has("fd00:10:244:2::"));
     }
 }
