@@ -155,16 +155,17 @@ impl Denials {
             self.log.line(&news, unknown, &evaluator, settings.mode, now);
         }
         // One set that is refused does not keep another full.
-        surplus.into_iter().fold(Ok(()), |before, entries| {
+        let mut result = Ok(());
+        for entries in surplus {
             debug!("the record grows full: {} of its entries make room", entries.len());
             let gone: BTreeSet<_> = entries.iter().map(key).collect();
-            let forgotten = enforcer.forget(entries);
-            if forgotten.is_ok() {
+            match enforcer.forget(entries) {
                 // The first packet is news when it comes again.
-                self.recorded.retain(|key, _| !gone.contains(key));
+                Ok(()) => self.recorded.retain(|key, _| !gone.contains(key)),
+                Err(error) => result = Err(error),
             }
-            before.and(forgotten)
-        })
+        }
+        result
     }
 
     /// Drops the series of pods that are gone.
