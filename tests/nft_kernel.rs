@@ -13,7 +13,7 @@ use palisade::agent::enforcer::ApplyError;
 use palisade::nft::names::ChainName;
 use palisade::nft::transaction::{Operation, Transaction};
 use palisade::nft::{
-    Denial, Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace,
+    Denial, Kernel, KernelError, MarkMask, Nft, Renderer, Ruleset, Settings, UnknownPods, render, replace, restore,
 };
 use policy_compiler::changes::Changes;
 use policy_compiler::cluster::{Cluster, Namespace, Node, Pod, PodName};
@@ -458,6 +458,78 @@ fn a_table_that_is_switched_off_is_noticed() {
             Err(error) => assert!(matches!(error, KernelError::Answer(_)), "{error}"),
         }
         check_loads(&ruleset);
+    });
+}
+
+/// What somebody has made anew in another way, or an older version has made, is not adopted although names and elements are as
+/// they should be; a table of ours is.
+#[test]
+fn a_set_that_is_defined_otherwise_is_made_anew() {
+    in_namespace("a_set_that_is_defined_otherwise_is_made_anew", || {
+        let by = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), format!("delete table inet palisade; {text}")).unwrap();
+            let mut nft = std::process::Command::new("nft");
+            assert!(nft.arg("-f").arg(file.path()).status().unwrap().success(), "{text}");
+        };
+        let nft = Nft::default();
+        let started = || {
+            let mut enforcer = Enforcer::new("node-1".into(), Settings::default(), Nft::default());
+            enforcer.load(&shop()).unwrap();
+            assert_eq!(enforcer.drift().unwrap(), None);
+            enforcer
+        };
+        let mut enforcer = started();
+        let ruleset = enforcer.wanted().unwrap().clone();
+        let text = ruleset.to_string();
+        let whole = replace(&ruleset).unwrap();
+        for found in [nft.read().unwrap(), {
+            by(&text);
+            nft.read().unwrap()
+        }] {
+            assert_ne!(restore(found.as_ref(), &ruleset).unwrap(), whole, "only the rules anew");
+        }
+        let share = " limit rate over 10/second burst 50 packets;";
+        for (set, was, is) in [
+            ("denied4_sources", share, ""),
+            ("denied6_talkers", share, " limit rate over 10/second burst 51 packets;"),
+            ("denied6_talkers", share, " limit rate over 11/second burst 50 packets;"),
+            ("denied6_talkers", share, " limit rate over 10/minute burst 50 packets;"),
+            ("denied6_talkers", share, " limit rate 10/second burst 50 packets;"),
+            ("denied6_talkers", share, &format!("{share} counter;")),
+            ("denied4_sources", "timeout 60s", "timeout 30s"),
+            ("denied4_sources", "size 4096", "size 64"),
+            ("denied4", "counter;", ""),
+            ("denied4", "timeout 3600s", "timeout 600s"),
+            ("denied6_other", "size 4096", "size 100"),
+            ("in4_counters", "counter;", ""),
+            ("in4_isolated", "type ipv4_addr;", "type ipv4_addr; flags interval;"),
+            ("in4_audited", "type ipv4_addr;", "type ipv4_addr; size 3;"),
+            ("in6_audited", "type ipv6_addr;", "type ipv6_addr; timeout 9s;"),
+        ] {
+            let head = format!("\tset {set} {{");
+            let (before, rest) = text.split_once(&head).expect(set);
+            let (definition, after) = rest.split_once('\n').unwrap();
+            let other = definition.replacen(was, is, 1);
+            assert_ne!(definition, other, "{set}");
+            by(&format!("{before}{head}{other}\n{after}"));
+            let found = nft.read().unwrap();
+            let difference = found.as_ref().and_then(|found| found.difference(&ruleset));
+            let told = format!("set {set} is defined as ");
+            assert!(
+                difference.as_ref().is_some_and(|words| words.starts_with(&told)),
+                "{other}: {difference:?}"
+            );
+            assert_eq!(restore(found.as_ref(), &ruleset).unwrap(), whole, "{other}");
+            // By an agent that runs, and by one that starts.
+            if is.is_empty() {
+                assert!(enforcer.drift().unwrap().is_some());
+                enforcer.resync().unwrap();
+                assert_eq!(enforcer.drift().unwrap(), None);
+            } else {
+                enforcer = started();
+            }
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 //! few a minute, with the reason from the reference evaluator. Then room is made in the record.
 //!
 //! The counters are read every few seconds and not when somebody scrapes: each listing is a start of nft. The record is
-//! read when a counter has moved, and seldom otherwise.
+//! read when a counter has moved or room in it is not ample, and seldom otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,10 +28,15 @@ mod room;
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the record is read although no counter has moved: what is addressed to no pod is recorded, and counted for none.
-const READ_EVERY: Duration = Duration::from_secs(60);
+/// What has ample room does not fill in that time.
+const READ_EVERY: Duration = Duration::from_secs(15);
 
-/// Reading takes at most one part in so many of the time.
+/// Reading takes at most one part in so many of the time, ...
 const SHARE: u32 = 20;
+
+/// ... but where room is not ample the next look comes after so long at most: half a set fills in ten seconds, and the look itself
+/// takes some.
+const LOOK_WITHIN: Duration = Duration::from_secs(8);
 
 /// For so long a connection that was logged is not logged again.
 const QUIET: Duration = Duration::from_secs(60);
@@ -50,6 +55,8 @@ const POLICIES: usize = 8;
 pub struct Denials {
     look_at: Option<Instant>,
     read_at: Option<Instant>,
+    /// Whether the record had less than ample room when it was last read.
+    crowded: bool,
     /// The kernel's counters as they were last read. They begin anew when the table is replaced; ours do not.
     counted: BTreeMap<(Side, IpAddr, PodName), u64>,
     /// The same of addresses that nobody knows.
@@ -91,7 +98,14 @@ impl Denials {
             // Whoever looks after the table says what is wrong with nft; a count is only late, and room is made with the next.
             debug!("the counters of denied packets cannot be read, or there is no room for more: {error}");
         }
-        self.look_at = Some(Instant::now() + LOOK_EVERY.max(start.elapsed().saturating_mul(SHARE)));
+        self.look_at = Some(Instant::now() + self.pause(start.elapsed()));
+    }
+
+    /// How long it is from the end of a look to the next, when it took so long.
+    fn pause(&self, took: Duration) -> Duration {
+        let pause = took.saturating_mul(SHARE);
+        let pause = if self.crowded { pause.min(LOOK_WITHIN) } else { pause };
+        LOOK_EVERY.max(pause)
     }
 
     fn read<K: Kernel>(
@@ -127,11 +141,12 @@ impl Denials {
         }
         let now = Instant::now();
         self.log.turn(now);
-        if !moved && self.read_at.is_some_and(|at| now < at) {
+        if !moved && !self.crowded && self.read_at.is_some_and(|at| now < at) {
             return Ok(());
         }
         self.read_at = Some(now + READ_EVERY);
         let Some(record) = kernel.denials()? else { return Ok(()) };
+        self.crowded = room::is_crowded(&record);
         let surplus = room::surplus(&record);
         let evaluator = Evaluator::new(cluster);
         for news in self.news(record, &evaluator) {
@@ -139,15 +154,18 @@ impl Denials {
             let unknown = (news.denial.unknown_end(cluster, book, Some(node))).filter(|_| drops_unknown);
             self.log.line(&news, unknown, &evaluator, settings.mode, now);
         }
-        if surplus.is_empty() {
-            return Ok(());
+        // One set that is refused does not keep another full.
+        let mut result = Ok(());
+        for entries in surplus {
+            debug!("the record grows full: {} of its entries make room", entries.len());
+            let gone: BTreeSet<_> = entries.iter().map(key).collect();
+            match enforcer.forget(entries) {
+                // The first packet is news when it comes again.
+                Ok(()) => self.recorded.retain(|key, _| !gone.contains(key)),
+                Err(error) => result = Err(error),
+            }
         }
-        debug!("the record grows full: {} of its entries make room", surplus.len());
-        for denial in &surplus {
-            // Its first packet is news when it comes again.
-            self.recorded.remove(&key(denial));
-        }
-        enforcer.forget(surplus)
+        result
     }
 
     /// Drops the series of pods that are gone.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::names::ChainName;
 use super::render_base::AUDIT;
 use super::ruleset::Ruleset;
-use super::{expressions, text};
+use super::{expressions, schema, text};
 
 /// The content of the table without what changes by itself: counters, handles, and sets that rules fill.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Listing {
     pub chains: BTreeMap<String, Vec<String>>,
     /// Sets and maps with their elements.
     pub sets: BTreeMap<String, BTreeSet<String>>,
+    /// What each of these is by its definition: the type of its elements, how many for how long, and what each does when it is met.
+    pub definitions: BTreeMap<String, String>,
 }
 
 impl Listing {
@@ -35,6 +37,7 @@ impl Listing {
         for (kind, object) in document.nftables.into_iter().flatten() {
             if matches!(kind, "set" | "map") {
                 let set: Set<'_> = read(object)?;
+                listing.definitions.insert(set.name.clone(), set.definition());
                 let elements = match (set.timeout, set.elem) {
                     (None, Some(elements)) => read::<Elements>(elements)?.0,
                     _ => BTreeSet::new(),
@@ -73,7 +76,8 @@ impl Listing {
     }
 
     /// In which respect the content is not that of the ruleset: a table switched off, missing or foreign chains, sets and elements,
-    /// another hook or policy of the base chain, or chains with another number of rules. None when it is as it should be.
+    /// sets
+    /// of another definition, another hook or policy of the base chain, or chains with another number of rules. None when it is as it should be.
     pub fn difference(&self, ruleset: &Ruleset) -> Option<String> {
         let expected = Listing::of(ruleset);
         if self.flagged {
@@ -84,6 +88,12 @@ impl Listing {
         }
         if let Some(difference) = names_differ("set", &self.sets, &expected.sets) {
             return Some(difference);
+        }
+        for (name, found) in &self.definitions {
+            let wanted = expected.definitions.get(name);
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                return Some(format!("set {name} is defined as {found} instead of {wanted}"));
+            }
         }
         for (name, rules) in &self.chains {
             let wanted = expected.chains[name].len();
@@ -132,10 +142,19 @@ impl Listing {
                 elements.iter().map(|(key, e)| text::element(key, e)).collect(),
             )
         });
+        let definitions = ruleset.sets.keys().map(|name| {
+            let json = schema::definition(*name);
+            let set: Result<Set<'_>, _> = serde_json::from_str(&json);
+            (
+                name.to_string(),
+                set.map(|set| set.definition()).unwrap_or(json.clone()),
+            )
+        });
         Listing {
             flagged: false,
             chains: chains.collect(),
             sets: sets.collect(),
+            definitions: definitions.collect(),
         }
     }
 }
@@ -150,9 +169,67 @@ struct Document<'a> {
 #[derive(Deserialize)]
 struct Set<'a> {
     name: String,
+    #[serde(rename = "type")]
+    key: Value,
+    #[serde(default)]
+    map: Value,
+    #[serde(default)]
+    flags: Value,
+    size: Option<u64>,
     timeout: Option<u64>,
+    #[serde(default)]
+    policy: Value,
+    #[serde(default)]
+    stmt: Value,
     #[serde(borrow)]
     elem: Option<&'a RawValue>,
+}
+
+impl Set<'_> {
+    /// What it is, whichever nft has listed it: `ipv4_addr, flags timeout, timeout 60, size 4096, limit over 10/second burst 50`.
+    /// What nft 1.0.6 does not list (auto-merge) or nobody sees in a packet's way (how often the aged are swept out) is no part of it.
+    fn definition(&self) -> String {
+        let mut parts = vec![words(&self.key).join(" . ")];
+        if !self.map.is_null() {
+            parts.push(format!("to {}", words(&self.map).join(" . ")));
+        }
+        let mut flags = words(&self.flags);
+        // By nft 1.0.6 not listed, nor taken.
+        flags.retain(|flag| flag != "dynamic");
+        flags.sort();
+        parts.extend(flags.iter().map(|flag| format!("flags {flag}")));
+        parts.extend(self.timeout.map(|seconds| format!("timeout {seconds}")));
+        parts.extend(self.size.map(|size| format!("size {size}")));
+        // The other is what a set has when nobody says anything.
+        parts.extend((self.policy == "memory").then(|| "policy memory".to_owned()));
+        parts.extend(self.stmt.as_array().into_iter().flatten().map(each));
+        parts.join(", ")
+    }
+}
+
+/// What a set's elements do when they are met, without what it has come to.
+fn each(statement: &Value) -> String {
+    let limit = &statement["limit"];
+    if limit.is_object() {
+        let over = if limit["inv"] == true { "over " } else { "" };
+        // Packets have no unit.
+        let [rate, unit, per, burst] = ["rate", "rate_unit", "per", "burst"].map(|key| words(&limit[key]).join(" "));
+        return format!("limit {over}{rate}{unit}/{per} burst {burst}");
+    }
+    match statement.as_object().and_then(|object| object.keys().next()) {
+        Some(name) if name == "counter" => name.clone(),
+        _ => statement.to_string(),
+    }
+}
+
+/// A list of one is a text by itself to some versions of nft.
+fn words(value: &Value) -> Vec<String> {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(values) => values.iter().map(word).collect(),
+        one => vec![word(one)],
+    }
 }
 
 /// Elements as [`text::element`] writes them.
@@ -257,4 +334,55 @@ fn key_text(key: &Value) -> Result<String, String> {
         return Ok(format!("{first}-{last}"));
     }
     part(key)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::super::names::{Family, SetName};
+    use super::*;
+
+    #[test]
+    fn a_definition_is_the_same_in_the_words_of_any_version() {
+        let definition = |set: &str| {
+            let listed = format!(r#"{{"nftables": [{{"set": {set}}}]}}"#);
+            Listing::parse(&listed)
+                .unwrap()
+                .definitions
+                .into_values()
+                .next()
+                .unwrap()
+        };
+        let sources = "ipv4_addr, flags timeout, timeout 60, size 4096, limit over 10/second burst 50";
+        for same in [
+            schema::definition(SetName::Sources(Family::V4)).as_str(),
+            // As nft 1.0.6 lists it.
+            r#"{"family": "inet", "name": "denied4_sources", "table": "palisade", "type": "ipv4_addr", "handle": 1, "size": 4096,
+                "flags": ["timeout"], "timeout": 60,
+                "stmt": [{"limit": {"rate": 10, "burst": 50, "per": "second", "inv": true}}]}"#,
+            // As one might that tells more.
+            r#"{"name": "denied4_sources", "type": ["ipv4_addr"], "flags": ["timeout", "dynamic"], "timeout": 60, "size": 4096,
+                "gc-interval": 1, "policy": "performance", "elem": [],
+                "stmt": [{"limit": {"rate": 10, "per": "second", "burst": 50, "inv": true, "more": 1}}]}"#,
+        ] {
+            assert_eq!(definition(same), sources);
+        }
+        let record = "ipv4_addr . ipv4_addr . inet_proto, flags timeout, timeout 3600, size 4096, counter";
+        assert_eq!(
+            definition(&schema::definition(SetName::DeniedOther(Family::V4))),
+            record
+        );
+        let record = r#"{"name": "denied4_other", "type": ["ipv4_addr", "ipv4_addr", "inet_proto"], "flags": "timeout",
+            "timeout": 3600, "size": 4096, "stmt": [{"counter": {"packets": 0, "bytes": 0}}]}"#;
+        assert_eq!(
+            definition(record),
+            definition(&schema::definition(SetName::DeniedOther(Family::V4)))
+        );
+        let other = r#"{"name": "m", "type": "ipv4_addr", "map": "verdict", "flags": "interval", "policy": "memory",
+            "stmt": [{"limit": {"rate": 10, "per": "second", "burst": 5, "rate_unit": "kbytes"}}, {"quota": 7}]}"#;
+        assert_eq!(
+            definition(other),
+            r#"ipv4_addr, to verdict, flags interval, policy memory, limit 10kbytes/second burst 5, {"quota":7}"#
+        );
+    }
 }

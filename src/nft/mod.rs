@@ -48,7 +48,7 @@ pub use whole::{replace, restore};
 /// So many denied packets that begin a connection are recorded in a second, and as many of running ones; a scan must not
 /// cost more than it is worth.
 const RECORDS_PER_SECOND: u32 = 100;
-/// Of those that begin one, so many of one source, ...
+/// Of each of the two, so many of one source, ...
 const SHARE_PER_SECOND: u32 = 10;
 /// ... and so many at once: nobody takes all.
 const SHARE_AT_ONCE: u32 = 50;

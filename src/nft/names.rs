@@ -223,6 +223,8 @@ pub enum SetName {
     Exempt(Family),
     /// `denied4_sources`: who was denied something lately, each with a limit on what is recorded of it.
     Sources(Family),
+    /// `denied4_talkers`: the same of those whose running connections were denied something.
+    Talkers(Family),
     /// `denied4`: a sample of denied connections, source, destination, protocol and port.
     Denied(Family),
     /// `denied4_other`: the same for protocols without ports.
@@ -249,6 +251,7 @@ impl fmt::Display for SetName {
             SetName::Known(family) => write!(f, "known{family}"),
             SetName::Exempt(family) => write!(f, "exempt{family}"),
             SetName::Sources(family) => write!(f, "denied{family}_sources"),
+            SetName::Talkers(family) => write!(f, "denied{family}_talkers"),
             SetName::Denied(family) => write!(f, "denied{family}"),
             SetName::DeniedOther(family) => write!(f, "denied{family}_other"),
         }
@@ -281,7 +284,8 @@ impl SetName {
             | SetName::Audited(_)
             | SetName::Peers(_)
             | SetName::Known(_)
-            | SetName::Sources(_) => KeyType::Address,
+            | SetName::Sources(_)
+            | SetName::Talkers(_) => KeyType::Address,
             SetName::Cell(_, _, Extent::Ports) => KeyType::Port,
             SetName::Cell(..) => KeyType::Address,
             SetName::Cidrs(..) => KeyType::Interval,
@@ -303,6 +307,7 @@ impl SetName {
             SetName::Known(family)
             | SetName::Exempt(family)
             | SetName::Sources(family)
+            | SetName::Talkers(family)
             | SetName::Denied(family)
             | SetName::DeniedOther(family) => *family,
         }
@@ -324,7 +329,7 @@ impl SetName {
     /// Of one that rules fill: how many elements it has at most, and for how many seconds after a packet met them.
     pub fn bounds(&self) -> Option<(u32, u32)> {
         match self {
-            SetName::Sources(_) => Some((SOURCES, SOURCE_SECONDS)),
+            SetName::Sources(_) | SetName::Talkers(_) => Some((SOURCES, SOURCE_SECONDS)),
             SetName::Denied(_) | SetName::DeniedOther(_) => Some((RECORD_SIZE, RECORD_SECONDS)),
             _ => None,
         }
@@ -340,7 +345,7 @@ impl SetName {
 
     /// Whether a packet meets an element of it only when it is beyond the element's share of the record.
     pub fn limits(&self) -> bool {
-        matches!(self, SetName::Sources(_))
+        matches!(self, SetName::Sources(_) | SetName::Talkers(_))
     }
 }
 
@@ -370,6 +375,7 @@ mod tests {
                 SetName::Known(family),
                 SetName::Exempt(family),
                 SetName::Sources(family),
+                SetName::Talkers(family),
                 SetName::Denied(family),
                 SetName::DeniedOther(family),
             ]);

@@ -31,6 +31,7 @@ pub(super) fn base(settings: Settings, ruleset: &mut Ruleset) {
         [
             SetName::Exempt(family),
             SetName::Sources(family),
+            SetName::Talkers(family),
             SetName::Denied(family),
             SetName::DeniedOther(family),
         ]
@@ -266,30 +267,30 @@ pub(super) fn beyond_share() -> Statement<'static> {
 
 /// Remembers who tried to reach whom, by the connection; a packet without one is only counted.
 fn record() -> Vec<Rule> {
-    let limited = |states: &[&'static str]| {
-        Rule::new([
-            state(states),
-            limit_over(RECORDS_PER_SECOND, RECORDS_PER_SECOND),
-            back(),
-        ])
-    };
-    let mut rules: Vec<Rule> = Family::BOTH
-        .map(|family| {
-            Rule::new([
-                state(&["new"]),
-                update(SetName::Sources(family), client(family)),
-                back(),
-            ])
-        })
-        .into();
-    rules[0] = rules[0]
-        .clone()
-        .commented("what is beyond its share: a scan must not hide the others");
+    let mut rules = Vec::new();
     // Apart, because in audit mode a busy connection would leave nothing to those that begin.
-    rules.extend([
-        limited(&["new"]).commented("nor must many cost much"),
-        limited(&["established", "related"]).commented("nor a busy connection"),
-    ]);
+    type Share = fn(Family) -> SetName;
+    let shares: [(&[&'static str], Share, _, _); 2] = [
+        (
+            &["new"],
+            SetName::Sources,
+            "what is beyond its share: a scan must not hide the others",
+            "nor must many cost much",
+        ),
+        (
+            &["established", "related"],
+            SetName::Talkers,
+            "the same of running connections: in audit mode a scan is answered",
+            "nor busy connections",
+        ),
+    ];
+    for (states, share, of_one, of_all) in shares {
+        let [four, six] =
+            Family::BOTH.map(|family| Rule::new([state(states), update(share(family), client(family)), back()]));
+        let limited = limit_over(RECORDS_PER_SECOND, RECORDS_PER_SECOND);
+        let all = Rule::new([state(states), limited, back()]);
+        rules.extend([four.commented(of_one), six, all.commented(of_all)]);
+    }
     for family in Family::BOTH {
         for protocol in Protocol::ALL {
             let key = concat([client(family), server(family), connection_protocol(), server_port()]);

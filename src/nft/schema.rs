@@ -281,16 +281,20 @@ fn rule(chain: ChainName, rule: &Rule) -> Object<'_> {
 }
 
 fn set<'a>(name: SetName, spec: Option<SetSpec>) -> Object<'a> {
-    let object = SetObject {
-        family: NfFamily::INet,
-        table: TABLE,
-        name: name.to_string(),
-        spec,
-    };
+    let object = set_object(name, spec);
     if name.is_map() {
         Object::Map(object)
     } else {
         Object::Set(object)
+    }
+}
+
+fn set_object(name: SetName, spec: Option<SetSpec>) -> SetObject {
+    SetObject {
+        family: NfFamily::INet,
+        table: TABLE,
+        name: name.to_string(),
+        spec,
     }
 }
 
@@ -327,6 +331,12 @@ fn set_spec(name: SetName) -> SetSpec {
             _ => None,
         },
     }
+}
+
+/// The object that adds a set, as JSON.
+pub(super) fn definition(name: SetName) -> String {
+    // Nothing in it can fail to be written.
+    serde_json::to_string(&set_object(name, Some(set_spec(name)))).unwrap_or_default()
 }
 
 fn elements_of(name: SetName, elem: Items<'_>) -> Object<'_> {

@@ -355,7 +355,7 @@ impl Walk<'_> {
                 }
                 match self.value(&update.elem, protocol_known)? {
                     // No rate is ever exceeded here either.
-                    Some(Value::Address(source)) if set == SetName::Sources(Family::of(source)) => Flow::NoMatch,
+                    Some(Value::Address(source)) if set.limits() && set.family() == Family::of(source) => Flow::NoMatch,
                     Some(key) => {
                         trace.recorded.push(recorded(set, &key)?);
                         Flow::Next

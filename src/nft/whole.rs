@@ -42,15 +42,14 @@ pub fn replace(new: &Ruleset) -> Result<Transaction, OperationError> {
 /// The whole table, where this has been found. When only rules can be wrong, only rules are written: no packet is lost,
 /// and none of the elements is touched, so it takes milliseconds whatever their number. Otherwise [`replace`].
 ///
-/// The kernel may refuse that, when a chain or set is of another type than its name and elements tell; then [`replace`] is
-/// what is left.
+/// The kernel may refuse that, when a chain is of another type than its name tells; then [`replace`] is what is left.
 pub fn restore(found: Option<&Listing>, new: &Ruleset) -> Result<Transaction, OperationError> {
     let expected = Listing::of(new);
     let fits = |found: &&Listing| {
         let ours = found.chains.keys().all(|name| expected.chains.contains_key(name));
         // What passed in audit mode is not to stand among what was dropped.
         let same_mode = found.audits() == expected.audits();
-        ours && same_mode && !found.flagged && found.sets == expected.sets
+        ours && same_mode && !found.flagged && found.sets == expected.sets && found.definitions == expected.definitions
     };
     if found.filter(fits).is_none() {
         return replace(new);

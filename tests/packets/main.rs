@@ -230,6 +230,9 @@ fn main() -> ExitCode {
             ("a_scan_of_all_ports_stays_bounded", || {
                 failed(scan::a_scan_of_all_ports_stays_bounded())
             }),
+            ("an_answered_scan_stays_bounded", || {
+                failed(scan::an_answered_scan_stays_bounded())
+            }),
             ("a_scanner_hides_nobody", || failed(scan::a_scanner_hides_nobody())),
             ("scanners_make_room_for_others", || {
                 failed(scan::scanners_make_room_for_others())

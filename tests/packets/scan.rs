@@ -1,12 +1,13 @@
 //! The record of denied connections while somebody scans: it stays bounded, and whom else something is denied to is told as ever.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use palisade::nft::{Denial, Mode};
+use palisade::nft::{Denial, Mode, PRIORITY};
 use palisade::sandbox::Place;
 use policy_compiler::policy::Direction;
 
@@ -89,7 +90,45 @@ pub(crate) fn a_scan_of_all_ports_stays_bounded() -> Result {
     must(listed.contains("size 4096"), "the record has no end")
 }
 
-/// While one pod scans as fast as it can, one datagram of another that is denied is recorded, told by the command, and logged.
+/// In audit mode a scan by TCP is answered: to connection tracking the resets are of running connections, and recorded as such.
+pub(crate) fn an_answered_scan_stays_bounded() -> Result {
+    const SPAN: Duration = Duration::from_secs(5);
+    const LEAST: usize = 1000;
+    let mut world = World::of(CLUSTER, Mode::Audit)?;
+    world.policies(DENY_ALL)?;
+    let (web, db) = (pod("web"), pod("db"));
+    for family in [Family::V4, Family::V6] {
+        let to = world.address(&db, family)?;
+        let start = Instant::now();
+        let scan = || -> std::io::Result<usize> {
+            let mut answers = 0;
+            for port in 1024..=65535 {
+                match TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => answers += 1,
+                    Err(error) => return Err(error),
+                    Ok(_) => {}
+                }
+                if start.elapsed() > SPAN && answers >= LEAST {
+                    break;
+                }
+            }
+            Ok(answers)
+        };
+        let answers = world.netns(&web)?.run(scan)??;
+        must(answers >= LEAST, format!("{answers} ports have answered"))?;
+        let entries = record(&world, "a")?;
+        let of_family = entries.iter().filter(|d| d.to == to).count() as u64;
+        let took = start.elapsed();
+        // A share of what begins, and one of what runs.
+        must(
+            (50..=2 * share(took)).contains(&of_family),
+            format!("{of_family} entries after {took:?} and {answers} answers"),
+        )?;
+    }
+    Ok(())
+}
+
+/// While one pod scans as fast as it can, each of a few datagrams of another that are denied is recorded; told by the command, and logged.
 pub(crate) fn a_scanner_hides_nobody() -> Result {
     let mut world = World::of(CLUSTER, Mode::Enforce)?;
     let (web, api, db) = (pod("web"), pod("api"), pod("db"));
@@ -108,9 +147,29 @@ pub(crate) fn a_scanner_hides_nobody() -> Result {
         // There is no such metric before the first look.
         Ok(agent.metric(denied).unwrap_or_default() > 2 * SIZE as u64)
     })?;
-    send(&world, &api, to, [9000].into_iter())?;
-    let is_it = |denial: &Denial| denial.from == from && denial.words() == "9000/UDP";
-    agent.until("it is recorded", |_| Ok(record(&world, "b")?.iter().any(is_it)))?;
+    // What the scan leaves no room for on the way is no denial: what comes is seen just before the rules judge it.
+    let seen = format!(
+        "add table inet seen; add set inet seen ports {{ type inet_service; size 64; flags dynamic; }};
+         add chain inet seen c {{ type filter hook forward priority {}; }};
+         add rule inet seen c ip saddr {from} add @ports {{ udp dport }}",
+        PRIORITY - 1
+    );
+    world.nft(&node("b"), &[&seen])?;
+    // One may be lucky while the scanner is not running; not all of them, and what has come is not sent again.
+    let ports = 9000..9010;
+    for port in ports.clone() {
+        until("it arrives", || {
+            send(&world, &api, to, [port].into_iter())?;
+            sleep(Duration::from_millis(20));
+            let listed = world.nft(&node("b"), &["list", "set", "inet", "seen", "ports"])?;
+            Ok(listed.contains(&port.to_string()))
+        })?;
+    }
+    agent.until("each is recorded", |_| {
+        let record = record(&world, "b")?;
+        let is_there = |port| record.iter().any(|d| d.from == from && d.port == Some(port));
+        Ok(ports.clone().all(is_there))
+    })?;
     let path = agent.manifests().display().to_string();
     let output = palisade(&world, &node("b"), &["denied", "--manifests", &path])?;
     let text = String::from_utf8(output.stdout)?;
@@ -163,8 +222,9 @@ pub(crate) fn scanners_make_room_for_others() -> Result {
             break;
         }
         most = most.max(entries);
+        // When that is depends on the machine: a record that is full stays so.
         must(
-            most < SIZE && start.elapsed() < PATIENCE,
+            start.elapsed() < PATIENCE,
             format!("{most} entries after {:?}, and no room was made", start.elapsed()),
         )?;
         sleep(Duration::from_millis(200));

@@ -75,6 +75,9 @@ pub(crate) fn canonical(listing: &Listing) -> Listing {
         sets: sets
             .map(|(name, elements)| (rename(name), elements.iter().map(rename).collect()))
             .collect(),
+        definitions: (listing.definitions.iter())
+            .map(|(name, definition)| (rename(name), definition.clone()))
+            .collect(),
     }
 }
 

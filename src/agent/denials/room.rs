@@ -2,8 +2,9 @@
 //! of them in 40 seconds: then nobody's denials would be told until the entries age, an hour later. What the record holds comes
 //! in; the entries that must go come out.
 //!
-//! The rules record at most 100 packets a second that begin a connection and as many of running ones, so half a set lasts for more
-//! than ten seconds, and the agent looks every five (`LOOK_EVERY`; reading a record that is half full takes some 50 ms).
+//! The rules record at most 100 packets a second that begin a connection and as many of running ones, so half a set lasts for ten
+//! seconds, and three quarters of one for fifteen. The agent looks every five (`LOOK_EVERY`; reading a record that is half full takes
+//! some 50 ms). Looks that take long come less often, but every eight seconds (`LOOK_WITHIN`) while a set is more than a quarter full.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,17 +23,30 @@ const KEPT: usize = RECORD_SIZE as usize * 3 / 8;
 /// everything in the same step.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The entries that must go, so that each set has room.
+/// A set with more entries than this is soon full.
+const AMPLE: usize = RECORD_SIZE as usize / 4;
+
+/// Whether a set has so many that the next look must not be late.
+pub(super) fn is_crowded(record: &[Denial]) -> bool {
+    sets(record).values().any(|entries| entries.len() > AMPLE)
+}
+
+/// The entries of each set that must go, so that it has room.
 ///
 /// Every source keeps its newest entry before any keeps its second newest, and so on: who scans loses its own entries, and
 /// where there are more sources than there is room, the longest ago goes.
-pub(super) fn surplus(record: &[Denial]) -> Vec<Denial> {
+pub(super) fn surplus(record: &[Denial]) -> Vec<Vec<Denial>> {
+    let full = sets(record).into_values().filter(|entries| entries.len() > FULL);
+    let surplus = full.map(|entries| thinned(entries).cloned().collect::<Vec<_>>());
+    surplus.filter(|entries| !entries.is_empty()).collect()
+}
+
+fn sets(record: &[Denial]) -> BTreeMap<SetName, Vec<&Denial>> {
     let mut sets: BTreeMap<SetName, Vec<&Denial>> = BTreeMap::new();
     for denial in record {
         sets.entry(denial.set()).or_default().push(denial);
     }
-    sets.retain(|_, entries| entries.len() > FULL);
-    sets.into_values().flat_map(thinned).cloned().collect()
+    sets
 }
 
 fn thinned(mut entries: Vec<&Denial>) -> impl Iterator<Item = &Denial> {
@@ -74,7 +88,7 @@ mod tests {
     #[track_caller]
     fn check(record: &[Vec<Denial>], expected: &[(&str, usize)]) -> Vec<Denial> {
         let mut stays = record.concat();
-        for gone in surplus(&record.concat()) {
+        for gone in surplus(&record.concat()).concat() {
             let at = stays
                 .iter()
                 .position(|d| *d == gone)
@@ -94,6 +108,14 @@ mod tests {
     fn a_record_with_room_is_left_alone() {
         check(&[], &[]);
         check(&[scan("10.0.0.3", FULL as u16, 3000)], &[("10.0.0.3", FULL)]);
+    }
+
+    #[test]
+    fn a_quarter_of_a_set_is_little() {
+        let four = scan("10.0.0.3", AMPLE as u16, 3000);
+        let six = |ports| scan("fd00::3", ports, 3000);
+        assert!(!is_crowded(&[four.clone(), six(AMPLE as u16)].concat()));
+        assert!(is_crowded(&[four, six(AMPLE as u16 + 1)].concat()));
     }
 
     #[test]
@@ -128,7 +150,7 @@ mod tests {
         let record: Vec<Vec<Denial>> = (0..FULL as u64 + 1)
             .map(|n| scan(&Ipv4Addr::from_bits(0x0a00_0000 + n as u32).to_string(), 1, 3500 - n))
             .collect();
-        let gone = surplus(&record.concat());
+        let gone = surplus(&record.concat()).concat();
         assert_eq!(gone.len(), FULL + 1 - KEPT);
         assert!(
             gone.iter()
@@ -139,7 +161,7 @@ mod tests {
     #[test]
     fn what_ages_soon_is_not_touched() {
         let record = [scan("10.0.0.3", FULL as u16, 3600), scan("10.0.0.3", 1, 0)];
-        let gone = surplus(&record.concat());
+        let gone = surplus(&record.concat()).concat();
         assert_eq!(gone.len(), FULL + 1 - KEPT - 61);
         assert!(gone.iter().all(|d| d.ago < Duration::from_secs(3540)));
     }
@@ -155,7 +177,7 @@ mod tests {
         let pings: Vec<Denial> = (0..FULL as u16 + 1).map(ping).collect();
         let ports = scan("10.0.0.3", FULL as u16, 3000);
         let ports6 = scan("fd00::3", FULL as u16 + 1, 3000);
-        let gone = surplus(&[pings, ports, ports6].concat());
+        let gone = surplus(&[pings, ports, ports6].concat()).concat();
         let of = |set: SetName| gone.iter().filter(|d| d.set() == set).count();
         use crate::nft::names::Family::{V4, V6};
         let counts = [SetName::Denied(V4), SetName::DeniedOther(V4), SetName::Denied(V6)].map(of);

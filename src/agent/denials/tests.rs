@@ -9,9 +9,11 @@ use tokio::time::advance;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
+use crate::nft::Settings;
 use crate::nft::fake::Fake;
 use crate::nft::tracer::{Connection, Packet, SYN, State, Way};
-use crate::nft::{RECORD_SIZE, Settings};
+
+mod crowded;
 
 /// Two pods here, one elsewhere; nobody reaches those of `app: web`.
 fn cluster() -> Cluster {
@@ -52,6 +54,28 @@ fn cluster() -> Cluster {
         egress: None,
     });
     cluster
+}
+
+/// The first of a connection.
+fn packet(from: &str, to: &str, port: u16) -> Packet {
+    let (source, destination): (IpAddr, IpAddr) = (from.parse().expect("ip"), to.parse().expect("ip"));
+    Packet {
+        sctp_chunk: 0,
+        source,
+        destination,
+        protocol: 6,
+        tcp_flags: SYN,
+        hop_limit: 63,
+        icmp_type: 0,
+        way: Way::Routed,
+        state: State::New,
+        connection: Some(Connection {
+            client: source,
+            server: destination,
+            protocol: 6,
+            server_port: port,
+        }),
+    }
 }
 
 struct Scene {
@@ -109,25 +133,7 @@ impl Scene {
     }
 
     fn send(&self, from: &str, to: &str, port: u16) {
-        let (source, destination): (IpAddr, IpAddr) = (from.parse().expect("ip"), to.parse().expect("ip"));
-        let packet = Packet {
-            sctp_chunk: 0,
-            source,
-            destination,
-            protocol: 6,
-            tcp_flags: SYN,
-            hop_limit: 63,
-            icmp_type: 0,
-            way: Way::Routed,
-            state: State::New,
-            connection: Some(Connection {
-                client: source,
-                server: destination,
-                protocol: 6,
-                server_port: port,
-            }),
-        };
-        self.enforcer.kernel().send(&packet).expect("traced");
+        self.enforcer.kernel().send(&packet(from, to, port)).expect("traced");
     }
 
     fn look(&mut self) {
@@ -269,58 +275,6 @@ async fn many_scans_are_not_many_lines() {
     }
     scene.look();
     assert_eq!(scene.lines().len(), LINES);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_scan_leaves_room_for_others() {
-    let mut scene = Scene::new();
-    let recorded = |scene: &Scene| scene.enforcer.kernel().denials().expect("read").expect("a table");
-    scene.send("10.0.0.4", "10.0.0.1", 80);
-    scene.look();
-    assert_eq!(scene.lines().len(), 1);
-    // As fast as the rules record, for longer than the record could hold.
-    let ports: Vec<u16> = (1..=RECORD_SIZE as u16 * 5 / 4).collect();
-    for ports in ports.chunks(600) {
-        ports.iter().for_each(|port| scene.send("10.0.0.3", "10.0.0.1", *port));
-        advance(LOOK_EVERY).await;
-        scene.look();
-        assert!(recorded(&scene).len() <= RECORD_SIZE as usize / 2);
-    }
-    assert!(
-        recorded(&scene).iter().any(|d| d.from.to_string() == "10.0.0.4"),
-        "what was there"
-    );
-    advance(QUIET).await;
-    scene.look();
-    scene.lines();
-    scene.send("10.0.0.5", "10.0.0.2", 80);
-    advance(LOOK_EVERY).await;
-    scene.look();
-    assert!(recorded(&scene).iter().any(|d| d.from.to_string() == "10.0.0.5"));
-    assert!(scene.lines()[0].starts_with(" INFO denied from=10.0.0.5 to=shop/web-2 (10.0.0.2) port=\"80/TCP\""));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_made_room_is_news_when_it_comes_again() {
-    let mut scene = Scene::new();
-    let ports = || 1..=RECORD_SIZE as u16 / 2 + 1;
-    ports().for_each(|port| scene.send("10.0.0.3", "10.0.0.1", port));
-    scene.look();
-    let left = scene.enforcer.kernel().denials().expect("read").expect("a table");
-    let gone = ports()
-        .find(|port| left.iter().all(|d| d.port != Some(*port)))
-        .expect("one that made room");
-    advance(QUIET).await;
-    scene.look();
-    scene.lines();
-    scene.send("10.0.0.3", "10.0.0.1", gone);
-    advance(LOOK_EVERY).await;
-    scene.look();
-    let lines = scene.lines();
-    assert!(
-        lines.len() == 1 && lines[0].contains(&format!("port=\"{gone}/TCP\" packets=1 ")),
-        "{lines:?}"
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -69,7 +69,9 @@ fn size(ruleset: &Ruleset) -> (usize, usize, usize) {
 
 /// Whether a table has the sets that are wanted, and no chain that is not.
 fn only_rules_differ(found: &Listing, wanted: &Listing) -> bool {
-    found.sets == wanted.sets && found.chains.keys().all(|name| wanted.chains.contains_key(name))
+    found.sets == wanted.sets
+        && found.definitions == wanted.definitions
+        && found.chains.keys().all(|name| wanted.chains.contains_key(name))
 }
 
 /// What was worked out pod by pod against the whole cluster.
