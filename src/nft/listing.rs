@@ -76,8 +76,8 @@ impl Listing {
     }
 
     /// In which respect the content is not that of the ruleset: a table switched off, missing or foreign chains, sets and elements,
-    /// sets
-    /// of another definition, another hook or policy of the base chain, or chains with another number of rules. None when it is as it should be.
+    /// sets of another definition, another hook or policy of the base chain, or chains with another number of rules. None when it is
+    /// as it should be.
     pub fn difference(&self, ruleset: &Ruleset) -> Option<String> {
         let expected = Listing::of(ruleset);
         if self.flagged {
