@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use k8s_openapi::Metadata;
 use k8s_openapi::api::{apps, batch, core, networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy_compiler::cluster::{Cluster, PodName};
@@ -322,7 +323,7 @@ impl Loader {
         }
     }
 
-    fn workload<K: DeserializeOwned>(
+    fn workload<K: DeserializeOwned + Metadata<Ty = ObjectMeta>>(
         &mut self,
         object: &Object<'_>,
         convert: fn(&K) -> Result<WorkloadObject, Vec<FieldError>>,
@@ -332,7 +333,7 @@ impl Loader {
     }
 
     /// Decodes and converts an object; what is wrong with it is reported, and it is then left out.
-    fn read<K: DeserializeOwned, T>(
+    fn read<K: DeserializeOwned + Metadata<Ty = ObjectMeta>, T>(
         &mut self,
         object: &Object<'_>,
         convert: fn(&K) -> Result<T, Vec<FieldError>>,
@@ -347,9 +348,11 @@ impl Loader {
                 .map(|e| at(object.file, e.position, name, Some(e.path), e.message)),
         );
         let decoded = decoded?;
+        let mut errors = convert::annotations(decoded.metadata());
         match convert(&decoded) {
-            Ok(value) => sound.then_some(value),
-            Err(errors) => {
+            Ok(value) if errors.is_empty() => sound.then_some(value),
+            converted => {
+                errors.extend(converted.err().into_iter().flatten());
                 let more = errors.len().saturating_sub(MAX_ERRORS);
                 let shown = errors.into_iter().take(MAX_ERRORS);
                 self.errors.extend(shown.map(|e| object.problem(e)));

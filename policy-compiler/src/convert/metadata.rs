@@ -41,21 +41,27 @@ pub(super) fn cluster_wide(meta: &ObjectMeta, rule: NameRule, errors: &mut Error
     name(meta, rule, errors)
 }
 
-/// `metadata.labels` of the object. Its annotations mean nothing but a [mode](enforcement), and are checked like the API server does.
+/// `metadata.labels` of the object.
 pub(super) fn object_labels(meta: &ObjectMeta, errors: &mut Errors) -> Labels {
-    let (annotations, path) = (meta.annotations.iter().flatten(), METADATA.field("annotations"));
-    let mut bytes = 0;
-    for (key, value) in annotations {
-        errors.check(&path.key(key), names::annotation_key(key));
-        bytes += key.len() + value.len();
-    }
-    if bytes > ANNOTATIONS_BYTES {
-        errors.add(
-            &path,
-            format!("{bytes} bytes of keys and values: write at most {ANNOTATIONS_BYTES}"),
-        );
-    }
     labels(meta.labels.as_ref(), &METADATA.field("labels"), errors)
+}
+
+/// What the API server would not take of an object's annotations. The conversions do not ask: annotations mean nothing to policy, and no live
+/// object is to be left out for them. Whoever reads what a person has written does.
+pub fn annotations(meta: &ObjectMeta) -> Vec<FieldError> {
+    let path = METADATA.field("annotations");
+    let annotations = meta.annotations.iter().flatten();
+    let bytes: usize = annotations.clone().map(|(key, value)| key.len() + value.len()).sum();
+    let large = (bytes > ANNOTATIONS_BYTES).then(|| FieldError {
+        path: path.to_field_path(),
+        message: format!("{bytes} bytes of keys and values: write at most {ANNOTATIONS_BYTES}"),
+    });
+    let keys = annotations.filter_map(|(key, _)| {
+        let message = names::annotation_key(key).err()?;
+        let path = path.key(key).to_field_path();
+        Some(FieldError { path, message })
+    });
+    keys.chain(large).collect()
 }
 
 /// What the annotation [`MODE_ANNOTATION`] of a NetworkPolicy or of a namespace asks for; none without it.

@@ -21,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::labels::Selector;
 
 pub use field::{FieldError, FieldPath, Path, Segment};
-pub use metadata::enforcement;
+pub use metadata::{annotations, enforcement};
 pub use names::port_name;
 pub use network_policy::{FieldWarning, network_policy};
 pub use objects::{namespace, node};

@@ -37,6 +37,16 @@ fn here(path: &str) -> PathBuf {
 }
 
 #[test]
+fn annotations_are_those_that_the_api_server_takes() {
+    check_errors(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations:\n    a b: x\n",
+        &[
+            "f.yaml:6:10: Namespace shop: metadata.annotations[a b]: \"a b\" is not an annotation key: write letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        ],
+    );
+}
+
+#[test]
 fn one_run_reports_every_error_of_a_folder() {
     let folder = here("broken");
     let errors = load(std::slice::from_ref(&folder)).expect_err("every file of it is broken");
