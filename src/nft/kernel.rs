@@ -372,8 +372,17 @@ fn complaint(stderr: &str) -> KernelError {
         };
     }
     const SHOWN: usize = 5;
+    // Newer versions of nft repeat the line that they stumble over, and a document is one line.
+    const OF_EACH: usize = 400;
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let mut quoted = lines.iter().take(SHOWN).copied().collect::<Vec<_>>().join("; ");
+    let shown = lines
+        .iter()
+        .take(SHOWN)
+        .map(|line| match line.char_indices().nth(OF_EACH) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => (*line).to_owned(),
+        });
+    let mut quoted = shown.collect::<Vec<_>>().join("; ");
     if lines.len() > SHOWN {
         quoted.push_str(&format!("; and {} more lines", lines.len() - SHOWN));
     }
@@ -412,6 +421,13 @@ mod tests {
         let (_dir, nft) = stand_in(script);
         let error = nft.delete().unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_complaint_that_repeats_a_document_is_cut() {
+        let text = complaint(&format!("Error: syntax error\n{}\n^\n", "ö{".repeat(100_000))).to_string();
+        assert!(text.starts_with("nft refused: Error: syntax error; ö{ö{"), "{text:.80}");
+        assert!(text.ends_with("ö{…; ^") && text.chars().count() < 450, "{}", text.len());
     }
 
     #[test]
