@@ -69,6 +69,7 @@ pub mod convert;
 pub mod diagnostics;
 pub mod difference;
 pub mod evaluate;
+mod event;
 #[cfg(feature = "generate")]
 pub mod generate;
 mod half;
