@@ -1,5 +1,6 @@
 //! Packets that are no plain request of a connection: errors, fragments, neighbour discovery, untracked ones, echoes.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -14,11 +15,13 @@ use crate::shop::{CLUSTER, DENY_ALL, NONE, ONLY_DB};
 use crate::ways::over_each_of;
 use crate::world::{Family, Result, World, must, node, pod, tcp, udp};
 
-/// A UDP client and a UDP server of the test's own, with datagrams of any size.
+/// A UDP client and a UDP server of the test's own, with datagrams of any size. Each begins with a number of its own, so that a
+/// late one is not taken for the one that is waited for.
 pub(crate) struct Datagrams {
     client: UdpSocket,
     server: UdpSocket,
     to: SocketAddr,
+    numbers: Cell<u32>,
 }
 
 impl Datagrams {
@@ -33,30 +36,40 @@ impl Datagrams {
             client: bind(from, 0)?,
             to: server.local_addr()?,
             server,
+            numbers: Cell::new(0),
         })
     }
 
     /// Whether the server reaches the client by itself.
     fn comes_back(&self, expected: Expect) -> Result<bool> {
         self.patience(expected)?;
-        self.server.send_to(b"more", self.client.local_addr()?)?;
-        Ok(waited(|| self.client.recv_from(&mut [0; 64]))?.is_some())
+        let more = self.datagram(10);
+        self.server.send_to(&more, self.client.local_addr()?)?;
+        Ok(hears(&self.client, &more)?.is_some())
     }
 
-    /// Whether a datagram of that size arrives, whole, and an answer of that other size comes back.
+    /// Whether a datagram of that size arrives, whole, and an answer of that other size comes back. Where silence is expected, it has
+    /// passed when it arrives.
     pub(crate) fn arrives(&self, size: usize, answer: usize, expected: Expect) -> Result<bool> {
         self.patience(expected)?;
-        let mut buffer = vec![0; 65536];
-        if self.client.send_to(&vec![b'x'; size], self.to).is_err() {
+        let (request, answer) = (self.datagram(size), self.datagram(answer));
+        if self.client.send_to(&request, self.to).is_err() {
             // The ICMP error about an earlier datagram.
             return Ok(false);
         }
-        let Some((length, from)) = waited(|| self.server.recv_from(&mut buffer))? else {
+        let Some(from) = hears(&self.server, &request)? else {
             return Ok(false);
         };
-        self.server.send_to(&buffer[..answer], from)?;
-        let answered = waited(|| self.client.recv_from(&mut buffer))?;
-        Ok(length == size && answered.is_some_and(|(length, _)| length == answer))
+        self.server.send_to(&answer, from)?;
+        Ok(expected == Expect::Silence || hears(&self.client, &answer)?.is_some())
+    }
+
+    /// The next datagram.
+    fn datagram(&self, size: usize) -> Vec<u8> {
+        self.numbers.set(self.numbers.get() + 1);
+        let mut datagram = self.numbers.get().to_be_bytes().to_vec();
+        datagram.resize(size, b'x');
+        datagram
     }
 
     /// What is expected decides how long is waited, and nothing else.
@@ -66,6 +79,17 @@ impl Datagrams {
         }
         Ok(())
     }
+}
+
+/// Waits for a datagram, passing over what is left of others: who sent it, when it comes.
+fn hears(socket: &UdpSocket, wanted: &[u8]) -> Result<Option<SocketAddr>> {
+    let mut buffer = vec![0; 65536];
+    while let Some((length, from)) = waited(|| socket.recv_from(&mut buffer))? {
+        if buffer[..length] == *wanted {
+            return Ok(Some(from));
+        }
+    }
+    Ok(None)
 }
 
 /// How long to wait: an expected packet comes in a millisecond, but for a busy machine.
@@ -173,6 +197,7 @@ pub(crate) fn tcp_learns_of_a_narrow_link() -> Result {
                 (world.netns(&web)?).run(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(8)))??;
             let (mut server, _) = listener.accept()?;
             server.set_read_timeout(Some(Duration::from_secs(10)))?;
+            client.set_write_timeout(Some(Duration::from_secs(30)))?;
             client.write_all(&[7; 50_000])?;
             let mut buffer = vec![0; 50_000];
             (server.read_exact(&mut buffer))
