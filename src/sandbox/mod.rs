@@ -118,7 +118,7 @@ impl Sandbox {
         let topology = Topology::of(cluster, options, &frontends)?;
         let seats = wire(&topology, options, &frontends)?;
         for seat in seats.0.values() {
-            seat.netns.await_addresses(&seat.addresses)?;
+            seat.netns.await_addresses()?;
         }
         let (seats, underlay) = with_host_network_pods(cluster, seats);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -424,6 +424,9 @@ fn namespace(place: &Place, router: bool) -> Result<Netns, SandboxError> {
     ])?;
     // The same for longer pauses; kernels before 6.15 have no such limit, and only take longer.
     let _ = netns.sysctl(&[("ipv4/tcp_rto_max_ms", "1000")]);
+    // With pauses of a second the usual numbers of attempts are 14 s for a connection, and 7 s for opening one: what policy holds back
+    // for longer would end by itself.
+    netns.sysctl(&[("ipv4/tcp_retries2", "255"), ("ipv4/tcp_syn_retries", "127")])?;
     Ok(netns)
 }
 

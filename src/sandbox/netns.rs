@@ -3,9 +3,10 @@
 //! Nothing is written to `/run/netns`, so the kernel takes the namespace and all that is in it away with the process,
 //! however the process ends.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -88,23 +89,21 @@ impl Netns {
         self.program("nft", &["-f", "-"], rules)
     }
 
-    /// Waits until packets to these addresses find the namespace itself. The kernel gives an IPv6 address its route later than the
-    /// address, and the later the more namespaces come and go; until then its holder asks the neighbours who has it.
-    pub fn await_addresses(&self, addresses: &[IpAddr]) -> Result<(), SandboxError> {
+    /// Waits until packets to the addresses of the namespace, those of its routers' side included, find it. The kernel gives an IPv6
+    /// address its route later than the address, and the later the more namespaces come and go; until then its holder asks the
+    /// neighbours who has it.
+    pub fn await_addresses(&self) -> Result<(), SandboxError> {
         let start = Instant::now();
         loop {
-            let routes = self.run(|| std::fs::read_to_string("/proc/thread-self/net/ipv6_route"))?;
-            let routes = routes.map_err(|error| SandboxError::Proc { error })?;
-            let missing = addresses.iter().find(|address| match address {
-                IpAddr::V4(_) => false,
-                IpAddr::V6(address) => !has_local_route(&routes, *address),
-            });
-            match missing {
+            let read = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+            let listings = self.run(|| Ok((read("if_inet6")?, read("ipv6_route")?)))?;
+            let (addresses, routes) = listings.map_err(|error| SandboxError::Proc { error })?;
+            match without_route(&addresses, &routes) {
                 None => return Ok(()),
                 Some(address) if start.elapsed() > PATIENCE => {
                     return Err(SandboxError::NoRoute {
                         namespace: self.name.clone(),
-                        address: *address,
+                        address: address.into(),
                     });
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(5)),
@@ -140,19 +139,25 @@ impl Netns {
     }
 }
 
-/// Whether a listing of `/proc/net/ipv6_route` has a route to the address itself that stays within the machine: destination, length of its
-/// prefix and flags stand in the first, second and second to last column, in hexadecimal.
-fn has_local_route(routes: &str, address: Ipv6Addr) -> bool {
+/// The first address of a listing of `/proc/net/if_inet6` (address and device stand in the first and last column) for which one of
+/// `/proc/net/ipv6_route` has no route to the address itself that stays within the machine: destination, length of its prefix, flags
+/// and device stand in the first, second and the last two columns, in hexadecimal.
+fn without_route(addresses: &str, routes: &str) -> Option<Ipv6Addr> {
     const LOCAL: u32 = 0x8000_0000; // RTF_LOCAL
-    let wanted = format!("{:032x}", address.to_bits());
-    routes.lines().any(|route| {
-        let columns: Vec<&str> = route.split_ascii_whitespace().collect();
-        let flags = columns
-            .iter()
-            .rev()
-            .nth(1)
-            .and_then(|f| u32::from_str_radix(f, 16).ok());
-        columns.get(..2) == Some(&[&wanted, "80"]) && flags.is_some_and(|f| f & LOCAL != 0)
+    let local: HashSet<(&str, &str)> = (routes.lines())
+        .filter_map(|route| {
+            let columns: Vec<&str> = route.split_ascii_whitespace().collect();
+            let [address, "80", .., flags, device] = columns[..] else {
+                return None;
+            };
+            (u32::from_str_radix(flags, 16).ok()? & LOCAL != 0).then_some((address, device))
+        })
+        .collect();
+    addresses.lines().find_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        let (address, device) = (columns.next()?, columns.next_back()?);
+        let missing = !local.contains(&(address, device));
+        missing.then(|| u128::from_str_radix(address, 16).ok().map(Ipv6Addr::from_bits))?
     })
 }
 
@@ -188,7 +193,7 @@ fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, SandboxError> + Send) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{complaint, has_local_route};
+    use super::{complaint, without_route};
 
     #[test]
     fn a_failed_batch_line_is_shown() {
@@ -200,15 +205,35 @@ mod tests {
     }
 
     #[test]
-    fn a_local_route_is_found() {
+    fn an_address_without_a_route_of_its_own_is_found() {
         let routes = "fd000010024400020000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 \
                       00000100 00000001 00000000 00000001     eth0\n\
                       fd000010024400020000000000000002 80 00000000000000000000000000000000 00 00000000000000000000000000000000 \
                       00000000 00000002 00000000 80200001     eth0\n\
                       fd000010024400020000000000000003 80 00000000000000000000000000000000 00 00000000000000000000000000000000 \
-                      00000400 00000002 00000000 00000005     eth0\n";
-        let has = |address: &str| has_local_route(routes, address.parse().expect("an address"));
-        assert!(has("fd00:10:244:2::2"));
-        assert!(!has("fd00:10:244:2::3") && !has("fd00:10:244:2::"));
+                      00000400 00000002 00000000 00000005     eth0\n\
+                      fe800000000000000000000000000001 80 00000000000000000000000000000000 00 00000000000000000000000000000000 \
+                      00000000 00000002 00000000 80200001     pod0\n";
+        let addresses = [
+            ("fd000010024400020000000000000002 02 80 00 82     eth0\n", None),
+            (
+                "fd000010024400020000000000000003 02 80 00 82     eth0\n",
+                Some("fd00:10:244:2::3"),
+            ),
+            ("fe800000000000000000000000000001 03 40 20 82     pod0\n", None),
+            (
+                "fe800000000000000000000000000001 04 40 20 82     pod1\n",
+                Some("fe80::1"),
+            ),
+        ];
+        for (address, expected) in addresses {
+            let found = without_route(address, routes).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{address}");
+        }
+        let all = addresses.map(|(address, _)| address).concat();
+        assert_eq!(
+            without_route(&all, routes).map(|a| a.to_string()).as_deref(),
+            Some("fd00:10:244:2::3")
+        );
     }
 }

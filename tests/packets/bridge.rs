@@ -4,7 +4,8 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use palisade::agent::enforcer::Enforcer;
 use palisade::manifests;
@@ -78,16 +79,21 @@ pub(crate) fn pods_on_a_bridge_find_each_other() -> Result {
             ip(&client, &["neigh", "flush", "all"])?;
             ip(&server, &["neigh", "flush", "all"])?;
             let patience = Duration::from_millis(if allowed { 10_000 } else { 1200 });
-            let connected = client.run(|| TcpStream::connect_timeout(&to, patience))?;
-            must(
-                connected.is_ok() == allowed,
-                format!("{address}, policies {policies:?}: {connected:?}, expected a connection: {allowed}"),
-            )?;
-            let neighbour = ip(&client, &["neigh", "show", &address.to_string()])?;
-            must(
-                neighbour.contains("lladdr"),
-                format!("the server was not found: {neighbour}"),
-            )?;
+            let start = Instant::now();
+            let mut neighbour = String::new();
+            // A question that got lost is asked again a second later: as long as nobody was found, silence says nothing.
+            while !neighbour.contains("lladdr") {
+                must(
+                    start.elapsed() < Duration::from_secs(30),
+                    format!("the server was not found: {neighbour}"),
+                )?;
+                let connected = client.run(|| TcpStream::connect_timeout(&to, patience))?;
+                must(
+                    connected.is_ok() == allowed,
+                    format!("{address}, policies {policies:?}: {connected:?}, expected a connection: {allowed}"),
+                )?;
+                neighbour = ip(&client, &["neigh", "show", &address.to_string()])?;
+            }
         }
     }
     Ok(())
@@ -132,6 +138,9 @@ fn bridge(name: &str, test: &str) -> Result<Option<[Netns; 3]>> {
             "link set eth0 address 02:00:00:00:77:0{number} up\naddr add 10.77.0.{number}/24 brd + dev eth0\naddr add fd00:77::{number}/64 dev eth0 nodad\n"
         ))?;
     }
+    for netns in [&node, &client, &server] {
+        netns.await_addresses()?;
+    }
     Ok(Some([node, client, server]))
 }
 
@@ -167,9 +176,7 @@ pub(crate) fn a_shared_link_is_closed_while_a_pod_is_isolated() -> Result {
         ..Nft::default()
     };
     let mut enforcer = Enforcer::new("node".into(), Mode::Enforce, nft);
-    let link = ip(&server, &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
-    let link = link.split_whitespace().find_map(|word| word.strip_suffix("/64"));
-    let link: std::net::Ipv6Addr = link.ok_or("the server has no link-local address")?.parse()?;
+    let (link, _) = (link_local_of(&server)?, link_local_of(&client)?);
     let scope = scope_of(&client)?;
     let link_local = |address| SocketAddr::V6(std::net::SocketAddrV6::new(address, 53, 0, scope));
     let ways: [(&str, &str, SocketAddr); 5] = [
@@ -182,15 +189,24 @@ pub(crate) fn a_shared_link_is_closed_while_a_pod_is_isolated() -> Result {
     let listeners = ["0.0.0.0", "::"].map(|any| server.run(|| listen(any)));
     let [v4, v6] = listeners;
     let (v4, v6) = (v4??, v6??);
-    let heard = |from: &str, to: SocketAddr, wait: Duration| -> Result<bool> {
+    let mut numbers = 0u32..;
+    let mut heard = |from: &str, to: SocketAddr, wait: Duration| -> Result<bool> {
         let listener = if to.is_ipv4() { &v4 } else { &v6 };
+        let number = numbers.next().ok_or("out of numbers")?.to_be_bytes();
         client.run(|| -> std::io::Result<()> {
             let socket = UdpSocket::bind((from, 0))?;
             socket.set_broadcast(true)?;
-            socket.send_to(b"hello", to).map(drop)
+            socket.send_to(&number, to).map(drop)
         })??;
         listener.set_read_timeout(Some(wait))?;
-        Ok(waited(|| listener.recv_from(&mut [0; 16]))?.is_some())
+        // What waited for its neighbour to be found comes later than what it was sent for.
+        let mut came = [0; 4];
+        while waited(|| listener.recv_from(&mut came))?.is_some() {
+            if came == number {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     };
     let (soon, long) = (Duration::from_millis(400), Duration::from_secs(10));
     let (server4, server6): (SocketAddr, SocketAddr) = ("10.77.0.3:53".parse()?, "[fd00:77::3]:53".parse()?);
@@ -252,6 +268,23 @@ pub(crate) fn a_shared_link_is_closed_while_a_pod_is_isolated() -> Result {
         must(heard(from, to, long)?, format!("{to} is not reached any more"))?;
     }
     Ok(())
+}
+
+/// A pod's link-local address, which the kernel makes when it has noticed that the link is up.
+fn link_local_of(pod: &Netns) -> Result<std::net::Ipv6Addr> {
+    let start = Instant::now();
+    loop {
+        let shown = ip(pod, &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"])?;
+        if let Some(address) = shown.split_whitespace().find_map(|word| word.strip_suffix("/64")) {
+            pod.await_addresses()?;
+            return Ok(address.parse()?);
+        }
+        must(
+            start.elapsed() < Duration::from_secs(30),
+            "the pod has no link-local address",
+        )?;
+        sleep(Duration::from_millis(20));
+    }
 }
 
 /// The number of a pod's device.

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use palisade::nft::Mode;
@@ -46,9 +47,13 @@ const READ_ONLY: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,ro
 /// Hides the sysctls of bridges, as where the module is not loaded.
 const NO_MODULE: &str = "mount -t tmpfs none /proc/sys/net/bridge";
 
+/// Where the next agent serves HTTP.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(9440);
+
 /// An agent in the namespace of a node, ended with the test.
 struct Agent<'a> {
     child: Child,
+    http: SocketAddr,
     netns: &'a Netns,
     folder: tempfile::TempDir,
 }
@@ -60,6 +65,8 @@ impl<'a> Agent<'a> {
         fs::create_dir(folder.path().join("manifests"))?;
         fs::write(folder.path().join("manifests/all.yaml"), format!("{CLUSTER}{policies}"))?;
         let log = fs::File::create(folder.path().join("log"))?;
+        // A port of its own: what an agent that was killed had just begun to start as nft has its sockets until it is nft.
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, NEXT_PORT.fetch_add(1, Ordering::Relaxed)));
         let spawn = || {
             without_settings(&mut Command::new("unshare"))
                 .args([
@@ -75,7 +82,7 @@ impl<'a> Agent<'a> {
                     "--node-name",
                     "a",
                     "--http-addr",
-                    "127.0.0.1:9440",
+                    &http.to_string(),
                     "--manifests",
                 ])
                 .arg(folder.path().join("manifests"))
@@ -85,13 +92,18 @@ impl<'a> Agent<'a> {
                 .spawn()
         };
         let child = netns.run(spawn)??;
-        Ok(Agent { child, netns, folder })
+        Ok(Agent {
+            child,
+            http,
+            netns,
+            folder,
+        })
     }
 
     /// What `/readyz` says; nothing while nobody answers.
     fn ready(&self) -> Result<Option<(u16, String)>> {
         let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect("127.0.0.1:9440")?;
+            let mut stream = TcpStream::connect(self.http)?;
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;

@@ -283,7 +283,7 @@ pub(crate) fn nft_may_fail_die_or_hang() -> Result {
         nft
     };
     // Long enough for the stand-in to come as far as the plan says, on a busy machine too.
-    let (nft, patient) = (nft(Duration::from_secs(5)), nft(Duration::from_secs(30)));
+    let (nft, patient) = (nft(Duration::from_secs(12)), nft(Duration::from_secs(30)));
     let flood = Flood::start(&world, &lanes_of_a(), PAUSE)?;
     for what in ["fail", "die", "hang"] {
         for when in ["before", "half", "after"] {

@@ -2,7 +2,7 @@
 //! nobody else's bits are touched. That all other tests pass with marks too, `main` sees to.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade::nft::{MarkMask, Mode};
 use palisade::sandbox::Outcome;
@@ -50,6 +50,22 @@ fn marks(world: &World, name: &str) -> Result<Option<Vec<u32>>> {
     Ok(Some(to_web_server.map(|line| mark(line).unwrap_or(0)).collect()))
 }
 
+/// Waits until the marks of these connections are as they should be: a listing that others' connections disturb may lack some.
+fn await_marks(world: &World, name: &str, what: &str, met: impl Fn(&[u32]) -> bool) -> Result {
+    let start = Instant::now();
+    while let Some(marks) = marks(world, name)? {
+        if met(&marks) {
+            break;
+        }
+        must(
+            start.elapsed() < Duration::from_secs(20),
+            format!("node {name}, {what}: marks {marks:x?}"),
+        )?;
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 /// When every chain that judges drops everything, what was judged before still passes, and nothing else does.
 pub(crate) fn judged_connections_pass_by_their_mark() -> Result {
     let mut world = world()?;
@@ -63,10 +79,9 @@ pub(crate) fn judged_connections_pass_by_their_mark() -> Result {
                 .nft(&format!("insert rule inet palisade {side} drop\n"))?;
         }
         // Repaired by nobody, for nobody looks.
-        if let Some(marks) = marks(&world, name)? {
-            let marked = marks.iter().filter(|mark| *mark & MASK != 0).count();
-            must(marked >= flows.len(), format!("node {name}: marks {marks:x?}"))?;
-        }
+        await_marks(&world, name, "judged", |marks| {
+            marks.iter().filter(|mark| *mark & MASK != 0).count() >= flows.len()
+        })?;
     }
     go_on(&mut flows)?;
     for family in Family::BOTH {
@@ -138,24 +153,17 @@ pub(crate) fn other_bits_are_left_alone() -> Result {
         world.enforce(&denials(step)?)?;
     }
     for name in ["a", "b"] {
-        if let Some(marks) = marks(&world, name)? {
-            let cleared = |mark: &&u32| **mark == 0x8000_a005;
-            let idle = marks.iter().filter(cleared).count();
-            must(
-                idle == marks.len() && idle >= flows.len(),
-                format!("node {name}, idle: {marks:x?}"),
-            )?;
-        }
+        await_marks(&world, name, "idle", |marks| {
+            marks.len() >= flows.len() && marks.iter().all(|mark| *mark == 0x8000_a005)
+        })?;
     }
     world.policies(ONLY_DB)?;
     go_on(&mut flows)?;
-    sleep(Duration::from_millis(100));
     for name in ["a", "b"] {
-        if let Some(marks) = marks(&world, name)? {
+        await_marks(&world, name, "in use", |marks| {
             let ours = marks.iter().filter(|mark| *mark & MASK != 0).count();
-            let kept = marks.iter().all(|mark| mark & !MASK == 0x8000_a005);
-            must(kept && ours >= flows.len(), format!("node {name}, in use: {marks:x?}"))?;
-        }
+            ours >= flows.len() && marks.iter().all(|mark| mark & !MASK == 0x8000_a005)
+        })?;
     }
     Ok(())
 }

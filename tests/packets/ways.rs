@@ -8,7 +8,7 @@ use palisade::sandbox::{Expect, Options, Outcome, Place, Probe, Wiring};
 use policy_compiler::ports::Traffic;
 
 use crate::shop::{CLUSTER, SERVICES};
-use crate::world::{Family, Result, World, must, possible};
+use crate::world::{Family, Result, World, marks, must, possible, with_marks};
 
 /// Beside the shop: DNS and an ingress controller in namespaces of their own, and a host-network pod on each node.
 const OTHERS: &str = "
@@ -99,10 +99,12 @@ pub(crate) fn over_each_of(cluster: &str, name: &str, test: impl Fn(World, Wirin
         run().map_err(|error| format!("over {wiring:?}: {error}"))
     };
     let wirings = [Wiring::Routed, Wiring::Overlay];
+    // What a thread's worlds are built with, its threads do not know.
+    let marks = marks();
     std::thread::scope(|scope| {
         let plays: Vec<_> = (wirings.into_iter())
             .filter(|wiring| possible(*wiring, &format!("{name} over {wiring:?}")))
-            .map(|wiring| scope.spawn(move || play(wiring)))
+            .map(|wiring| scope.spawn(move || with_marks(marks, || play(wiring))))
             .collect();
         let ended = plays
             .into_iter()
