@@ -16,8 +16,9 @@ use super::listen::{Heard, Lines, send_line, without_ip_header};
 use super::sctp::{Chunk, Packet};
 use super::socket::{self, Sctp};
 
-/// How long an expected answer is waited for. It comes in a millisecond; two busy cores may take their time.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long an expected answer is waited for. It comes in a millisecond; two busy cores may take their time, and a machine that stands
+/// still for seconds as well.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long silence must last at least, where it is expected.
 const SILENCE: Duration = Duration::from_millis(400);
