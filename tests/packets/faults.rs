@@ -140,7 +140,10 @@ pub(crate) fn few_lost_and_none_leaked(tallies: &[Tally]) -> Result {
         })
         .collect();
     must(tallies.iter().all(|tally| tally.leaked() == 0), told.join("\n"))?;
-    let many = tallies.iter().filter(|tally| tally.lost() * 200 >= tally.sent()).count();
+    let many = tallies
+        .iter()
+        .filter(|tally| tally.lost() * 200 >= tally.sent())
+        .count();
     must(many * 2 < tallies.len(), told.join("\n"))
 }
 
