@@ -16,8 +16,9 @@ use super::listen::{Heard, Lines, send_line, without_ip_header};
 use super::sctp::{Chunk, Packet};
 use super::socket::{self, Sctp};
 
-/// How long an expected answer is waited for. It comes in a millisecond; two busy cores may take their time.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long an expected answer is waited for. It comes in a millisecond; two busy cores may take their time, and a machine that stands
+/// still for seconds as well.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long silence must last at least, where it is expected.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -161,7 +162,7 @@ pub(super) async fn send(
 
 async fn deadline(expect: Expect, token: u64, round: &Round) {
     match expect {
-        Expect::Answer => tokio::time::sleep(PATIENCE).await,
+        Expect::Answer => awake(PATIENCE).await,
         Expect::Silence => {
             let mut waiting = round.waiting.subscribe();
             // As long as answers are still on their way, a leak may be as well.
@@ -188,6 +189,14 @@ async fn quiet(silence: Duration) {
         if start.elapsed() < silence * 3 / 2 {
             return;
         }
+    }
+}
+
+/// Waits so long, in two halves: when this process stands still, that is the end of one of them at most, and what would have come meanwhile
+/// has the other.
+async fn awake(time: Duration) {
+    for _ in 0..2 {
+        tokio::time::sleep(time / 2).await;
     }
 }
 

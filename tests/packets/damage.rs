@@ -10,8 +10,8 @@ use palisade::nft::Mode;
 use palisade::sandbox::program;
 
 use crate::cutoff::{MORE, PAUSE, lanes_of_a, with_more};
-use crate::faults::{POLICIES, proven};
-use crate::flood::{Flood, Lane};
+use crate::faults::{POLICIES, few_lost_and_none_leaked, proven};
+use crate::flood::{Flood, Lane, Tally};
 use crate::process::{Process, StandIn};
 use crate::shop::CLUSTER;
 use crate::world::{Family, Result, World, must, node, pod};
@@ -57,8 +57,11 @@ pub(crate) fn damage_is_undone_under_traffic() -> Result {
         sleep(Duration::from_millis(1100));
         let before = agent.metric(REPAIRS)?;
         let flood = Flood::start(&world, &lanes_of_a(), PAUSE)?;
-        sleep(Duration::from_millis(20));
+        // However busy the machine is, the flood meets the damage before the agent does.
+        agent.pause()?;
         world.netns(&node("a"))?.nft(&format!("{damage}\n"))?;
+        flood.round()?;
+        agent.go_on()?;
         let start = Instant::now();
         agent.until("repaired", |agent| Ok(agent.metric(REPAIRS)? > before))?;
         let took = start.elapsed();
@@ -103,29 +106,22 @@ pub(crate) fn a_restart_and_an_upgrade_let_nothing_pass() -> Result {
         add rule inet palisade older_base ip saddr vmap @older_map
         add rule inet palisade older_base ct original ip saddr 10.244.250.0/24 jump older_pod
     ";
-    let mut lost = 0;
+    let mut tallies = Vec::new();
     for _ in 0..5 {
         world.netns(&node("a"))?.nft(older)?;
         let flood = Flood::start(&world, &lanes_of_a(), PAUSE)?;
         agent.start_ready()?;
         agent.kill()?;
-        let tally = flood.stop(&world)?;
-        lost += tally.lost();
-        must(
-            tally.leaked() == 0,
-            format!("{} of {} datagrams leaked", tally.leaked(), tally.sent()),
-        )?;
-        must(
-            tally.lost() * 200 < tally.sent(),
-            format!("{} of {} datagrams were lost", tally.lost(), tally.sent()),
-        )?;
+        tallies.push(flood.stop(&world)?);
         let text = list(&world)?;
         must(
             !text.contains("older"),
             format!("something of the older version is left: {text}"),
         )?;
     }
+    let lost: u64 = tallies.iter().map(Tally::lost).sum();
     println!("5 restarts without a loss; 5 upgrades: {lost} lost");
+    few_lost_and_none_leaked(&tallies)?;
     sound(&world, &lanes_of_a())
 }
 

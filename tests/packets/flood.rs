@@ -7,8 +7,7 @@ use std::fmt::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,9 @@ const SETTLED: Duration = Duration::from_millis(200);
 
 /// But for a machine that is too busy to look into its queues: what should arrive is waited for as long as more of it comes.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the sender may take for a round: plenty on a busy machine.
+const ROUND: Duration = Duration::from_secs(60);
 
 /// Who sends to whom, and whether policy lets it pass.
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ impl fmt::Display for Count {
 /// Datagrams on their way.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
     sender: JoinHandle<Vec<u64>>,
     counts: Vec<Count>,
 }
@@ -128,24 +131,40 @@ impl Flood {
             world.netns(&place)?.nft(&rules)?;
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let (begin, begun) = mpsc::channel();
+        let rounds = Arc::new(AtomicU64::new(0));
         let sender = std::thread::spawn({
-            let stop = stop.clone();
+            let (stop, rounds) = (stop.clone(), rounds.clone());
             move || {
                 let mut sent = vec![0; sockets.len()];
                 while !stop.load(Ordering::Relaxed) {
                     for ((socket, to), sent) in sockets.iter().zip(&mut sent) {
                         *sent += u64::from(socket.send_to(b"flood", to).is_ok());
                     }
-                    // Nobody asks any more after the first round.
-                    let _ = begin.send(());
+                    rounds.fetch_add(1, Ordering::Relaxed);
                     sleep(pause);
                 }
                 sent
             }
         });
-        begun.recv().map_err(|_| "the sender panicked")?;
-        Ok(Flood { stop, sender, counts })
+        let flood = Flood {
+            stop,
+            rounds,
+            sender,
+            counts,
+        };
+        flood.round()?;
+        Ok(flood)
+    }
+
+    /// Waits until something has been sent on each lane after what the caller did before.
+    pub(crate) fn round(&self) -> Result {
+        let (start, begun) = (Instant::now(), self.rounds.load(Ordering::Relaxed));
+        // The round that is under way has perhaps begun before it.
+        while self.rounds.load(Ordering::Relaxed) < begun + 2 {
+            must(start.elapsed() < ROUND, format!("no round within {ROUND:?}"))?;
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Stops sending, and says what has arrived.
@@ -154,6 +173,7 @@ impl Flood {
             stop,
             sender,
             mut counts,
+            ..
         } = self;
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join().map_err(|_| "the sender panicked")?;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use palisade::sandbox::{Netns, Place, program};
 
 use crate::environment::without_settings;
@@ -175,6 +177,20 @@ impl Process {
         })
     }
 
+    /// Lets it do nothing until it goes on.
+    pub(crate) fn pause(&self) -> Result {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    pub(crate) fn go_on(&self) -> Result {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result {
+        let child = self.child.as_ref().ok_or("the agent does not run")?;
+        Ok(kill(Pid::from_raw(child.id().try_into()?), signal)?)
+    }
+
     /// Ends it without warning.
     pub(crate) fn kill(&mut self) -> Result {
         if let Some(mut child) = self.child.take() {
@@ -198,7 +214,7 @@ impl Process {
             let log = self.log();
             let address = log.lines().find_map(|line| {
                 let (_, rest) = line.split_once("\"http\":\"")?;
-                Some(rest.split('"').next()?.to_owned())
+                Some(rest.split_once('"')?.0.to_owned())
             });
             self.http = address.ok_or("the log does not tell the HTTP address yet")?;
         }
