@@ -144,6 +144,8 @@ pub(super) async fn send(
         }
     };
     let outcome = tokio::select! {
+        // After a pause of the whole machine both may be over: what came counts, and not that it was late.
+        biased;
         outcome = attempt => outcome,
         () = deadline(probe.expect, token, &round) => Outcome::Silent,
     };
