@@ -422,8 +422,10 @@ fn namespace(place: &Place, router: bool) -> Result<Netns, SandboxError> {
         ("ipv4/ip_forward", if router { "1" } else { "0" }),
         ("ipv6/conf/all/forwarding", if router { "1" } else { "0" }),
     ])?;
-    // The same for longer pauses; kernels before 6.15 have no such limit, and only take longer.
+    // The same for longer pauses; kernels before 6.15 have no such limit, and only take longer. With it the usual 15 attempts would be
+    // over, and the connection too, after as many seconds; these are over after minutes.
     let _ = netns.sysctl(&[("ipv4/tcp_rto_max_ms", "1000")]);
+    netns.sysctl(&[("ipv4/tcp_retries2", "255")])?;
     Ok(netns)
 }
 

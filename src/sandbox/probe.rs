@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// When an unanswered datagram is sent again.
 const RESEND: Duration = Duration::from_millis(200);
 
+/// How much of a time that passes a pause of the whole machine may take.
+const STEP: Duration = Duration::from_millis(100);
+
 /// What the caller expects; it decides how long a probe waits, never what it reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -144,8 +147,7 @@ pub(super) async fn send(
         }
     };
     let outcome = tokio::select! {
-        // After a pause of the whole machine both may be over: what came counts, and not that it was late.
-        biased;
+        biased; // What came counts, and not that it was late.
         outcome = attempt => outcome,
         () = deadline(probe.expect, token, &round) => Outcome::Silent,
     };
@@ -161,15 +163,15 @@ pub(super) async fn send(
 
 async fn deadline(expect: Expect, token: u64, round: &Round) {
     match expect {
-        Expect::Answer => tokio::time::sleep(PATIENCE).await,
+        Expect::Answer => pass(PATIENCE).await,
         Expect::Silence => {
             let mut waiting = round.waiting.subscribe();
             // As long as answers are still on their way, a leak may be as well.
             let all_in = async {
-                tokio::time::sleep(round.silence).await;
+                pass(round.silence).await;
                 let _ = waiting.wait_for(|n| *n == 0).await;
             };
-            let _ = tokio::time::timeout(PATIENCE, all_in).await;
+            let _ = within(PATIENCE, all_in).await;
         }
         Expect::Arrival => {
             let heard = async {
@@ -177,9 +179,25 @@ async fn deadline(expect: Expect, token: u64, round: &Round) {
                     tokio::time::sleep(LOOK).await;
                 }
             };
-            let _ = tokio::time::timeout(PATIENCE, heard).await;
-            tokio::time::sleep(round.silence).await;
+            let _ = within(PATIENCE, heard).await;
+            pass(round.silence).await;
         }
+    }
+}
+
+/// Lets time pass in steps: who listens hears nothing while the whole machine stands still, and so that is not all of the time.
+async fn pass(time: Duration) {
+    for _ in 0..time.div_duration_f64(STEP).ceil() as u32 {
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// The result of some work, unless it takes longer; what is done counts, and not that it was late.
+pub(super) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = pass(time) => None,
     }
 }
 
