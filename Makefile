@@ -14,6 +14,9 @@ setup: ## install what the tests and the demo need (Debian: nftables, iproute2)
 demo: setup ## build a cluster of network namespaces, enforce policies in it, send real packets, show the outcome
 	cargo run --locked --quiet -- demo
 
+# One after the other, whatever MAKEFLAGS says: the tests need what setup installs.
+.NOTPARALLEL:
+
 test: setup check unit ## everything that CI runs
 
 check: ## formatting, lints, documentation

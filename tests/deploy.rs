@@ -6,6 +6,8 @@
 #[path = "support/api/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod api;
+#[path = "support/environment.rs"]
+mod environment;
 #[path = "support/rendered.rs"]
 mod rendered;
 
@@ -68,7 +70,8 @@ fn container() -> Container {
 }
 
 fn palisade(arguments: &[String]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_palisade"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    environment::without_settings(&mut command)
         .args(arguments)
         .output()
         .unwrap()

@@ -45,6 +45,10 @@ fn main() -> ExitCode {
             ("half_a_leak_is_seen", half_a_leak_is_seen),
             ("cluster_ips_are_translated", cluster_ips_are_translated),
             ("a_flow_stops_and_goes_on", a_flow_stops_and_goes_on),
+            (
+                "an_open_connection_outlives_a_long_silence",
+                an_open_connection_outlives_a_long_silence,
+            ),
             ("host_network_pods_share_their_node", host_network_pods_share_their_node),
             ("what_cannot_be_built_is_refused", what_cannot_be_built_is_refused),
             ("a_killed_process_leaves_nothing", a_killed_process_leaves_nothing),
@@ -333,6 +337,23 @@ fn a_flow_stops_and_goes_on() -> Result<(), Failed> {
         }
         let nobody = SocketAddr::new(address(&sandbox, &place("db"), true)?, NOBODY);
         assert_eq!(sandbox.open(&place("web-0"), nobody)?.err(), Some(Outcome::Refused));
+        Ok(())
+    };
+    work().map_err(failed)
+}
+
+/// Nobody can tell how long a busy machine looks at a connection that is denied: the kernel does not give it up before.
+fn an_open_connection_outlives_a_long_silence() -> Result<(), Failed> {
+    let work = || -> Result {
+        let (silence, long) = (Duration::from_secs(20), Duration::from_secs(10));
+        let sandbox = Sandbox::build(&cluster()?, &options())?;
+        let node = sandbox.netns(&Place::Node("b".into()))?;
+        let to = SocketAddr::new(address(&sandbox, &place("db"), true)?, 80);
+        let mut flow = sandbox.open(&place("web-0"), to)?.map_err(|o| o.to_string())?;
+        node.nft(DROP_ALL)?;
+        assert!(!flow.push(silence), "the listener is heard through a drop");
+        node.nft("delete table inet drops")?;
+        assert!(flow.push(long), "the connection goes on");
         Ok(())
     };
     work().map_err(failed)

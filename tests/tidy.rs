@@ -35,7 +35,10 @@ const COMPILER_DEPENDENCIES: [&str; 7] = [
 ];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().exec().unwrap()
+    MetadataCommand::new()
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .unwrap()
 }
 
 fn root() -> PathBuf {

@@ -186,6 +186,11 @@ mod tests {
             "{error}"
         );
         other.join().expect("no panic");
+        // A port that is taken, so that no other program gets it meanwhile, and that nobody listens on.
+        let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        taken.bind(&any_port.into()).expect("bound");
+        let address = taken.local_addr().expect("address").as_socket().expect("an address");
         let error = ask(address).expect_err("nobody").to_string();
         assert!(
             error.starts_with(&format!("no agent answers at {address}: ")),

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 
 use super::listen::{Heard, Lines, send_line};
-use super::probe::{Outcome, classify};
+use super::probe::{Outcome, classify, within};
 use super::{Netns, SandboxError, socket};
 
 /// How long opening a flow may take; as with a probe, a machine that stands still for seconds is no silence.
@@ -52,11 +52,11 @@ impl Flow {
             let name = line.strip_suffix(&hello).unwrap_or(&line).trim_end().to_owned();
             Ok((stream, lines, name))
         };
-        let opened = wait(runtime, async move { tokio::time::timeout(OPENING, opening).await });
+        let opened = wait(runtime, within(OPENING, opening));
         let (client, lines, name) = match opened {
-            Some(Ok(Ok(opened))) => opened,
-            Some(Ok(Err(error))) => return Ok(Err(classify(error))),
-            Some(Err(_)) => return Ok(Err(Outcome::Silent)),
+            Some(Some(Ok(opened))) => opened,
+            Some(Some(Err(error))) => return Ok(Err(classify(error))),
+            Some(None) => return Ok(Err(Outcome::Silent)),
             None => return Ok(Err(Outcome::Failed("the runtime has stopped".to_owned()))),
         };
         // The listener notes a flow before it answers, so its end is known by now.
@@ -96,7 +96,7 @@ impl Flow {
     }
 
     /// Sends a line, from the client or from the given end, and waits until the client reads the other line.
-    fn round(&mut self, within: Duration, wanted: String, line: String, server: Option<Arc<TcpStream>>) -> bool {
+    fn round(&mut self, time: Duration, wanted: String, line: String, server: Option<Arc<TcpStream>>) -> bool {
         let Some((client, mut lines)) = self.client.take() else {
             return false;
         };
@@ -113,7 +113,7 @@ impl Flow {
                     }
                 }
             };
-            let heard = matches!(tokio::time::timeout(within, heard).await, Ok(Ok(())));
+            let heard = matches!(within(time, heard).await, Some(Ok(())));
             (heard, client, lines)
         };
         match wait(&self.runtime, work) {

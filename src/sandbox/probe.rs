@@ -32,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// When an unanswered datagram is sent again.
 const RESEND: Duration = Duration::from_millis(200);
 
+/// How much of a time that passes a pause of the whole machine may take.
+const STEP: Duration = Duration::from_millis(100);
+
 /// What the caller expects; it decides how long a probe waits, never what it reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -162,11 +165,11 @@ pub(super) async fn send(
 
 async fn deadline(expect: Expect, token: u64, round: &Round) {
     match expect {
-        Expect::Answer => awake(PATIENCE).await,
+        Expect::Answer => pass(PATIENCE).await,
         Expect::Silence => {
             let mut waiting = round.waiting.subscribe();
             // As long as answers are still on their way, a leak may be as well.
-            let _ = tokio::time::timeout(PATIENCE, waiting.wait_for(|n| *n == 0)).await;
+            let _ = within(PATIENCE, waiting.wait_for(|n| *n == 0)).await;
             quiet(round.silence).await;
         }
         Expect::Arrival => {
@@ -175,15 +178,22 @@ async fn deadline(expect: Expect, token: u64, round: &Round) {
                     tokio::time::sleep(LOOK).await;
                 }
             };
-            let _ = tokio::time::timeout(PATIENCE, heard).await;
+            let _ = within(PATIENCE, heard).await;
             quiet(round.silence).await;
         }
     }
 }
 
-/// Lets so much time pass in which this process ran: while it stood still, the sandbox's listeners did as well.
+/// Lets time pass in steps: who listens hears nothing while the whole machine stands still, and so that is not all of the time.
+async fn pass(time: Duration) {
+    for _ in 0..time.div_duration_f64(STEP).ceil() as u32 {
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Lets so much time pass in which this process ran, unless it never does: while it stands still, the sandbox's listeners do as well.
 async fn quiet(silence: Duration) {
-    loop {
+    for _ in 0..20 {
         let start = Instant::now();
         tokio::time::sleep(silence).await;
         if start.elapsed() < silence * 3 / 2 {
@@ -192,11 +202,12 @@ async fn quiet(silence: Duration) {
     }
 }
 
-/// Waits so long, in two halves: when this process stands still, that is the end of one of them at most, and what would have come meanwhile
-/// has the other.
-async fn awake(time: Duration) {
-    for _ in 0..2 {
-        tokio::time::sleep(time / 2).await;
+/// The result of some work, unless it takes longer; what is done counts, and not that it was late.
+pub(super) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = pass(time) => None,
     }
 }
 
