@@ -448,11 +448,17 @@ impl Agent {
         (status, body.to_owned())
     }
 
-    /// What `palisade status` says.
+    /// What `palisade status` says. It waits for five seconds, and a machine can hold the agent up for longer.
+    #[track_caller]
     fn status(&self) -> (i32, Value) {
-        let output = palisade(&["status", "--http-addr", &self.http, "-o", "json"]);
-        let status = serde_json::from_slice(&output.stdout).expect("JSON");
-        (output.status.code().expect("ended by itself"), status)
+        let mut told = None;
+        until("the agent tells its status", || {
+            let output = palisade(&["status", "--http-addr", &self.http, "-o", "json"]);
+            let code = output.status.code().expect("ended by itself");
+            told = serde_json::from_slice(&output.stdout).ok().map(|status| (code, status));
+            told.is_some()
+        });
+        told.expect("until has seen it")
     }
 
     fn metric(&self, line: &str) -> bool {
