@@ -419,8 +419,7 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Whether all transactions since this number are known to have been about tables of others.
     fn is_quiet_since(&self, generation: Option<u32>) -> bool {
-        let heard = generation.and_then(|known| self.kernel.heard(known));
-        heard.is_some_and(|heard| heard.ours == 0)
+        generation.is_some_and(|known| seen::is_quiet_since(&self.kernel, known))
     }
 
     /// Looks what the rules look like that a transaction of our own has changed, if any, for later calls of [`drift`](Self::drift). Cheap.

@@ -364,8 +364,6 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
         metrics.applies.get_or_create(&ByOutcome { outcome }).inc();
         match result {
             Ok(applied) => {
-                readiness.clear(Cause::Starting);
-                readiness.clear(Cause::Kernel);
                 metrics.succeeded_now();
                 let lag = self.waiting_since.take().map(|since| since.elapsed());
                 metrics.enforced(&self.shared.noted.held(&self.enforcer, &applied, lag));
@@ -391,6 +389,9 @@ impl<R: Read, K: Kernel> Reconciler<R, K> {
                 } else {
                     debug!("nothing changed");
                 }
+                // Last: who has waited for it finds all the rest told.
+                readiness.clear(Cause::Starting);
+                readiness.clear(Cause::Kernel);
             }
             Err(error) => {
                 let delay = self.backoff.delay();

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use super::{Agent, Folder, PROGRAM, in_a_namespace, nft, table, until};
+use super::{Agent, Folder, PROGRAM, REPAIRED, in_a_namespace, nft, table, until_within};
 
 /// The program with no capability but NET_ADMIN (or without that as well), on a root file system that is read-only.
 fn confined(capabilities: &str, arguments: &[String]) -> Command {
@@ -46,7 +46,7 @@ fn the_agent_and_cleanup_need_one_capability_and_no_file_system() {
             // Long enough for the agent to have looked at what it wrote.
             std::thread::sleep(Duration::from_millis(1500));
             nft("flush table inet palisade");
-            until("what others do is undone", || {
+            until_within(REPAIRED, "what others do is undone", || {
                 agent.metric("palisade_drift_repairs_total 1")
             });
             assert!(agent.stop().success());

@@ -16,8 +16,12 @@ use super::{in_a_namespace, table, until};
 const LASTS: Duration = Duration::from_secs(4);
 const PER_SECOND: u64 = 1000;
 
-/// How many events may come before a change is in the kernel: fifty when all is well, and some hundreds where nft is slow.
-const SOON: u64 = 10_000;
+/// How many transactions may come before a change is in the kernel: one or two when all is well. Not how many events: after a stall
+/// of the machine thousands of them come at once.
+const SOON: u64 = 500;
+
+/// How many events a transaction brings at least, on the average.
+const GATHERED: u64 = 5;
 
 const APPLIES: &str = "palisade_applies_total{outcome=\"changed\"}";
 
@@ -43,13 +47,13 @@ fn a_storm_neither_starves_nor_thrashes() {
             scope.spawn(|| storm(&api, &over, &events));
             until("it storms", || events.load(Ordering::Relaxed) > PER_SECOND);
             assert!(rules().contains("8080") && !rules().contains("9090"));
-            let changed = events.load(Ordering::Relaxed);
+            let changed = value(&agent, APPLIES);
             api.put(Kind::NetworkPolicy, policy("shop", "web", "web", 9090));
             until("a change is in the kernel while it storms", || {
                 rules().contains("9090") && !rules().contains("8080")
             });
-            let since = events.load(Ordering::Relaxed) - changed;
-            assert!(since <= SOON, "{since} events have overtaken it");
+            let since = value(&agent, APPLIES) - changed;
+            assert!(since <= SOON, "{since} transactions have overtaken it");
             until("and an address of the storm itself", || rules().contains("10.7."));
             thread::sleep(LASTS.saturating_sub(began.elapsed()));
         });
@@ -57,10 +61,10 @@ fn a_storm_neither_starves_nor_thrashes() {
         until("it has converged", || difference(&runtime, &api, "n1").is_none());
         let applies = value(&agent, APPLIES) - before;
         println!("{events} events in {took:.1?}, {applies} transactions");
-        // One in fifty milliseconds while events come without a pause, so one for fifty events; a machine that is busy elsewhere
-        // makes pauses, and each of them may give one more.
+        // Events are gathered for fifteen milliseconds and for as long as nft works, so one for fifteen events where that is no time
+        // at all, and for fifty where it is slow; a machine that is busy elsewhere makes pauses, and each of them may give one more.
         assert!(
-            applies >= 2 && applies * 20 <= events,
+            applies >= 2 && applies * GATHERED <= events,
             "{applies} transactions for {events} events"
         );
         assert_eq!(value(&agent, "palisade_applies_total{outcome=\"failed\"}"), 0);

@@ -109,6 +109,18 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
+/// Does something with its log in memory. Every look in these tests is one: where a thread without a subscriber is the first to log
+/// a line, that line is switched off for the subscriber that another thread has at this moment.
+fn logged(log: &Lines, work: impl FnOnce()) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+}
+
 impl Scene {
     fn new() -> Self {
         Scene::of(cluster(), Settings::default())
@@ -137,13 +149,7 @@ impl Scene {
     }
 
     fn look(&mut self) {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.log.clone())
-            .with_ansi(false)
-            .without_time()
-            .with_target(false)
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        logged(&self.log, || {
             self.denials.look(&mut self.enforcer, &self.cluster, &self.metrics);
         });
     }

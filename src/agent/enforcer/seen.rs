@@ -105,10 +105,16 @@ pub(super) fn write<K: Kernel>(kernel: &K, transaction: &Transaction) -> Result<
     kernel.apply(transaction)?;
     let last = before.and_then(|before| alone_until(kernel, before, transaction));
     let rules = last.and_then(|_| kernel.rules().ok().flatten());
-    let quiet = last.is_some_and(|last| {
-        kernel.generation() == Some(last) || kernel.heard(last).is_some_and(|heard| heard.ours == 0)
-    });
+    let quiet = last.is_some_and(|last| is_quiet_since(kernel, last));
     Ok(rules.filter(|_| quiet).map(|rules| Seen::new(rules, None)))
+}
+
+/// Whether all transactions since this number are known to have been about tables of others.
+pub(super) fn is_quiet_since(kernel: &impl Kernel, since: u32) -> bool {
+    // Asked first: the kernel raises the number, then shows what is new, and then tells it. What is not told yet may be about ours.
+    let newest = kernel.generation();
+    let heard = kernel.heard(since).filter(|heard| heard.ours == 0);
+    newest.is_some_and(|newest| newest <= heard.map_or(since, |heard| heard.newest))
 }
 
 /// The number of the last of a transaction's steps, or of a later one about tables of others, if nobody else has changed our
@@ -126,4 +132,70 @@ fn alone_until(kernel: &impl Kernel, before: u32, transaction: &Transaction) -> 
         .filter(|heard| heard.ours == steps)
         .map(|heard| heard.newest)
         .or_else(alone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::nft::listing::Listing;
+    use crate::nft::monitor::Heard;
+
+    /// Somebody else's transaction follows ours at once, and may be told only later.
+    struct Busy {
+        generation: Cell<u32>,
+        /// The last that is told, and how many of those after ours are about our table.
+        told: (u32, usize),
+    }
+
+    impl Kernel for Busy {
+        fn apply(&self, _: &Transaction) -> Result<(), KernelError> {
+            self.generation.set(9);
+            Ok(())
+        }
+
+        fn check(&self, _: &Transaction) -> Result<(), KernelError> {
+            Ok(())
+        }
+
+        fn read(&self) -> Result<Option<Listing>, KernelError> {
+            Ok(None)
+        }
+
+        fn rules(&self) -> Result<Option<BTreeMap<String, u64>>, KernelError> {
+            Ok(Some(BTreeMap::new()))
+        }
+
+        fn delete(&self) -> Result<(), KernelError> {
+            Ok(())
+        }
+
+        fn generation(&self) -> Option<u32> {
+            Some(self.generation.get())
+        }
+
+        fn heard(&self, since: u32) -> Option<Heard> {
+            let (newest, ours) = match since {
+                // Ours is the first after it.
+                7 => (8, 1),
+                _ => self.told,
+            };
+            Some(Heard { newest, ours })
+        }
+    }
+
+    #[test]
+    fn rules_are_only_learned_where_all_is_told() {
+        let mut transaction = Transaction::default();
+        transaction.add(Operation::AddTable).expect("valid");
+        for (told, learned) in [((8, 0), false), ((9, 0), true), ((9, 1), false)] {
+            let kernel = Busy {
+                generation: Cell::new(7),
+                told,
+            };
+            let seen = write(&kernel, &transaction).expect("applied");
+            assert_eq!(seen.is_some(), learned, "{told:?}");
+        }
+    }
 }

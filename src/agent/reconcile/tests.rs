@@ -283,7 +283,8 @@ async fn nft_fails_twice_and_is_tried_again_with_the_whole_table() {
         stage.not_ready("kernel: ");
         stage.not_ready("starting: ");
         assert_eq!((stage.shelf.tried(), stage.shelf.table()), (1, String::new()));
-        sleep(Duration::from_secs(1)).await;
+        // The first wait is half a second to a whole one, in ticks of a millisecond; the second is twice as long.
+        sleep(Duration::from_millis(1100)).await;
         assert_eq!((stage.shelf.tried(), stage.shelf.table()), (2, String::new()));
         sleep(Duration::from_secs(2)).await;
         assert_eq!(stage.shelf.tried(), 3);

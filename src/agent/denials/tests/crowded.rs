@@ -122,7 +122,7 @@ async fn a_set_that_is_refused_keeps_no_other_full() {
     let mut denials = Denials::default();
     for (refused, left) in [(Some(four), [full, kept]), (None, [kept, kept])] {
         enforcer.kernel().set.set(refused);
-        denials.look(&mut enforcer, &cluster, &metrics);
+        logged(&Lines::default(), || denials.look(&mut enforcer, &cluster, &metrics));
         let record = enforcer.kernel().denials().expect("read").expect("a table");
         let of = |set| record.iter().filter(|d| d.set() == set).count();
         assert_eq!([of(four), of(six)], left);
