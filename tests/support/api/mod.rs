@@ -64,6 +64,12 @@ impl Inner {
         self.changed.send_modify(|count| *count += 1);
         result
     }
+
+    /// Waits until answers that are held may go.
+    async fn let_go(&self) {
+        let mut changed = self.changed.subscribe();
+        while !self.state().let_go && changed.changed().await.is_ok() {}
+    }
 }
 
 impl Drop for Api {
@@ -194,6 +200,11 @@ impl Api {
     /// The next so many requests of a kind meet a fault.
     pub(crate) fn fault(&self, kind: Kind, verb: Verb, times: usize, fault: Fault) {
         self.inner.change(|state| state.faults.add(kind, verb, times, fault));
+    }
+
+    /// Lets all answers go that are held, and those to come.
+    pub(crate) fn let_go(&self) {
+        self.inner.change(|state| state.let_go = true);
     }
 
     /// Faults that nobody has met yet.
