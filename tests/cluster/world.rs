@@ -1,6 +1,7 @@
 //! Two nodes and their pods in network namespaces, an agent on each node, and an API server that tells of them what the test
 //! wants it to tell.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
@@ -24,6 +25,9 @@ pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// A machine under load gets plenty; nothing waits for so long when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// From when on an answer that is expected is waited for long: so far it may not be due, and then nothing comes.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// In the namespace of its node, where nobody else listens.
 const HTTP: &str = "127.0.0.1:9440";
@@ -159,18 +163,24 @@ impl<'r, S: Server> World<'r, S> {
         self.put(Kind::NetworkPolicy, json!({"metadata": metadata, "spec": spec}));
     }
 
-    /// The Events on policies that the API server holds: reason and name, once there is one.
+    /// What the Events on policies say that the API server holds, once there is one: reason and policy. Two that differ in nothing
+    /// but the hour are one, which lasts.
     pub(crate) fn events(&self) -> Result<Vec<(String, String)>> {
         let start = Instant::now();
         loop {
             let events = self.runtime.block_on(self.server.objects(Kind::Event));
             let of_policies = events.iter().filter(|e| e["regarding"]["kind"] == "NetworkPolicy");
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let told: Vec<_> = of_policies
-                .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
+            // The name ends with the hour.
+            let hourless = |name: String| name.rsplit_once('-').map(|(rest, _)| rest.to_owned());
+            let told: BTreeMap<_, _> = of_policies
+                .map(|e| (hourless(text(&e["metadata"]["name"])), e))
                 .collect();
             if !told.is_empty() {
-                return Ok(told);
+                let said = told.values();
+                return Ok(said
+                    .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
+                    .collect());
             }
             if start.elapsed() > PATIENCE {
                 let logs: Vec<String> = self.agents.iter().map(Agent::log).collect();
@@ -199,7 +209,11 @@ impl<'r, S: Server> World<'r, S> {
         for address in self.sandbox.addresses(to)? {
             let start = Instant::now();
             loop {
-                let seen = self.probe(from, *address, traffic)?;
+                let expect = match passes && start.elapsed() > SLOW {
+                    true => Expect::Answer,
+                    false => Expect::Silence,
+                };
+                let seen = self.probe(from, *address, traffic, expect)?;
                 if seen == expected {
                     break;
                 }
@@ -226,14 +240,13 @@ impl<'r, S: Server> World<'r, S> {
         self.until(from, to, traffic, false)
     }
 
-    /// Waits for an answer only as long as silence is waited for: whoever expects one asks again.
-    fn probe(&self, from: &Place, to: IpAddr, traffic: Traffic) -> Result<Outcome> {
+    fn probe(&self, from: &Place, to: IpAddr, traffic: Traffic, expect: Expect) -> Result<Outcome> {
         Ok(self.sandbox.probe(&Probe {
             from: from.clone(),
             source: None,
             to,
             traffic,
-            expect: Expect::Silence,
+            expect,
         })?)
     }
 
