@@ -101,10 +101,7 @@ async fn what_changes_nothing_is_not_told(world: &mut World<impl Server>) {
     same["status"]["images"] = json!([]);
     world.api.put(Kind::Node, same).await;
     // What does change comes after it.
-    world
-        .api
-        .put(Kind::Pod, pod("shop", "after", "web", "10.1.0.99"))
-        .await;
+    world.api.put(Kind::Pod, pod("shop", "after", "web", "10.1.0.99")).await;
     world.api.put(Kind::Node, node("after", "192.0.2.99")).await;
     let events = world.converge().await;
     let after = |event: &Event| match event {

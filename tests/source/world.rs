@@ -109,12 +109,7 @@ impl<S: Server> World<S> {
         world
     }
 
-    fn begin(
-        api: S,
-        kubeconfig: &str,
-        timing: Timing,
-        start: impl FnOnce(Arc<Access>, Timing) -> Watches,
-    ) -> World<S> {
+    fn begin(api: S, kubeconfig: &str, timing: Timing, start: impl FnOnce(Arc<Access>, Timing) -> Watches) -> World<S> {
         let (folder, access) = access(kubeconfig);
         World {
             api,
