@@ -1,7 +1,6 @@
 //! Two nodes and their pods in network namespaces, an agent on each node, and an API server that tells of them what the test
 //! wants it to tell.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +16,7 @@ use policy_compiler::ports::{Protocol, Traffic};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::api::Kind;
+use crate::api::{Kind, but_for_the_hour};
 use crate::environment::without_settings;
 use crate::server::Server;
 
@@ -163,24 +162,18 @@ impl<'r, S: Server> World<'r, S> {
         self.put(Kind::NetworkPolicy, json!({"metadata": metadata, "spec": spec}));
     }
 
-    /// What the Events on policies say that the API server holds, once there is one: reason and policy. Two that differ in nothing
-    /// but the hour are one, which lasts.
+    /// What the Events on policies say that the API server holds, once there is one: reason and name.
     pub(crate) fn events(&self) -> Result<Vec<(String, String)>> {
         let start = Instant::now();
         loop {
-            let events = self.runtime.block_on(self.server.objects(Kind::Event));
+            let events = but_for_the_hour(self.runtime.block_on(self.server.objects(Kind::Event)));
             let of_policies = events.iter().filter(|e| e["regarding"]["kind"] == "NetworkPolicy");
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            // The name ends with the hour.
-            let hourless = |name: String| name.rsplit_once('-').map(|(rest, _)| rest.to_owned());
-            let told: BTreeMap<_, _> = of_policies
-                .map(|e| (hourless(text(&e["metadata"]["name"])), e))
+            let told: Vec<_> = of_policies
+                .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
                 .collect();
             if !told.is_empty() {
-                let said = told.values();
-                return Ok(said
-                    .map(|e| (text(&e["reason"]), text(&e["regarding"]["name"])))
-                    .collect());
+                return Ok(told);
             }
             if start.elapsed() > PATIENCE {
                 let logs: Vec<String> = self.agents.iter().map(Agent::log).collect();
