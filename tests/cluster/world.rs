@@ -206,8 +206,8 @@ impl<'r, S: Server> World<'r, S> {
                     true => Expect::Answer,
                     false => Expect::Silence,
                 };
-                let seen = self.probe(from, *address, traffic, expect)?;
-                if seen == expected {
+                let (seen, alive) = self.probe(from, to, *address, traffic, expect)?;
+                if seen == expected && alive {
                     break;
                 }
                 if start.elapsed() > PATIENCE {
@@ -233,14 +233,27 @@ impl<'r, S: Server> World<'r, S> {
         self.until(from, to, traffic, false)
     }
 
-    fn probe(&self, from: &Place, to: IpAddr, traffic: Traffic, expect: Expect) -> Result<Outcome> {
-        Ok(self.sandbox.probe(&Probe {
+    /// What comes of it, and whether whoever has the address answers himself in the same round, as he does whatever the policies
+    /// say: silence lasts until then, so that it is not that of a machine that stands still.
+    fn probe(
+        &self,
+        from: &Place,
+        holder: &Place,
+        to: IpAddr,
+        traffic: Traffic,
+        expect: Expect,
+    ) -> Result<(Outcome, bool)> {
+        let probe = |from: &Place, expect| Probe {
             from: from.clone(),
             source: None,
             to,
             traffic,
             expect,
-        })?)
+        };
+        let round = [probe(from, expect), probe(holder, Expect::Answer)];
+        let [seen, own] = <[Outcome; 2]>::try_from(self.sandbox.probe_all(&round, |_| {})?)
+            .map_err(|outcomes| format!("{} outcomes of two probes", outcomes.len()))?;
+        Ok((seen, own == Outcome::Answered(holder.to_string())))
     }
 
     /// Ends the agents in good order; their rules stay.
