@@ -1,6 +1,5 @@
 //! Events on policies that are not enforced as they are written, from the agent as it runs.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::time::Instant;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
-use super::api::{Api, Fault, Kind, Verb};
+use super::api::{Api, Fault, Kind, Verb, but_for_the_hour};
 use super::cluster::{pod, policy};
 use super::{Agent, PROGRAM, in_a_namespace, table, until};
 
@@ -56,17 +55,6 @@ impl World {
             .arg(self.folder.path().join("kubeconfig"));
         command
     }
-}
-
-/// What Events tell: their names without the hour at the end, for what lasts is told again when the next hour begins.
-pub(crate) fn told(api: &Api) -> BTreeSet<String> {
-    let events = api.objects(Kind::Event);
-    let names = events
-        .iter()
-        .map(|event| event["metadata"]["name"].as_str().expect("a name"));
-    names
-        .map(|name| name.rsplit_once('-').expect("an hour").0.to_owned())
-        .collect()
 }
 
 #[test]
@@ -154,7 +142,9 @@ fn what_the_kernel_refuses_is_told_to_who_wrote_it() {
         let agent = Agent::run(world.command().env("PATH", path), world.log());
         agent.until_ready();
         assert!(agent.metric("palisade_isolated_policies 1"));
-        until("an Event tells it", || told(api).len() == 1);
+        until("an Event tells it", || {
+            but_for_the_hour(api.objects(Kind::Event)).len() == 1
+        });
         let event = api.objects(Kind::Event).remove(0);
         assert_eq!(event["reason"], "PolicyRefused");
         let stored = api.objects(Kind::NetworkPolicy).remove(0);
@@ -170,7 +160,7 @@ fn what_the_kernel_refuses_is_told_to_who_wrote_it() {
         until("nothing is left to tell", || {
             agent.metric("palisade_policy_events_waiting 0") && agent.metric("palisade_isolated_policies 0")
         });
-        assert_eq!(told(api).len(), 1);
+        assert_eq!(but_for_the_hour(api.objects(Kind::Event)).len(), 1);
         assert!(agent.stop().success());
     });
 }

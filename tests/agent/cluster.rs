@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::announce::told;
-use super::api::{Api, Fault, Kind, Verb};
+use super::api::{Api, Fault, Kind, Verb, but_for_the_hour};
 use super::held::value;
 use super::{Agent, in_a_namespace, palisade, table, until};
 
@@ -133,7 +132,9 @@ fn the_kernel_follows_the_api_server() {
             table().is_some_and(|t| t.contains("10.244.2.4") && t.contains("9090"))
         });
 
-        until("an Event tells it", || told(&api).len() == 1);
+        until("an Event tells it", || {
+            but_for_the_hour(api.objects(Kind::Event)).len() == 1
+        });
         let event = api.objects(Kind::Event).remove(0);
         assert_eq!(
             (&event["regarding"]["namespace"], &event["regarding"]["name"]),

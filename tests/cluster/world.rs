@@ -16,7 +16,7 @@ use policy_compiler::ports::{Protocol, Traffic};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::api::Kind;
+use crate::api::{Kind, but_for_the_hour};
 use crate::environment::without_settings;
 use crate::server::Server;
 
@@ -24,6 +24,9 @@ pub(crate) type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// A machine under load gets plenty; nothing waits for so long when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// From when on an answer that is expected is waited for long: so far it may not be due, and then nothing comes.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// In the namespace of its node, where nobody else listens.
 const HTTP: &str = "127.0.0.1:9440";
@@ -159,11 +162,11 @@ impl<'r, S: Server> World<'r, S> {
         self.put(Kind::NetworkPolicy, json!({"metadata": metadata, "spec": spec}));
     }
 
-    /// The Events on policies that the API server holds: reason and name, once there is one.
+    /// What the Events on policies say that the API server holds, once there is one: reason and name.
     pub(crate) fn events(&self) -> Result<Vec<(String, String)>> {
         let start = Instant::now();
         loop {
-            let events = self.runtime.block_on(self.server.objects(Kind::Event));
+            let events = but_for_the_hour(self.runtime.block_on(self.server.objects(Kind::Event)));
             let of_policies = events.iter().filter(|e| e["regarding"]["kind"] == "NetworkPolicy");
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let told: Vec<_> = of_policies
@@ -199,8 +202,12 @@ impl<'r, S: Server> World<'r, S> {
         for address in self.sandbox.addresses(to)? {
             let start = Instant::now();
             loop {
-                let seen = self.probe(from, *address, traffic)?;
-                if seen == expected {
+                let expect = match passes && start.elapsed() > SLOW {
+                    true => Expect::Answer,
+                    false => Expect::Silence,
+                };
+                let (seen, alive) = self.probe(from, to, *address, traffic, expect)?;
+                if seen == expected && alive {
                     break;
                 }
                 if start.elapsed() > PATIENCE {
@@ -226,15 +233,27 @@ impl<'r, S: Server> World<'r, S> {
         self.until(from, to, traffic, false)
     }
 
-    /// Waits for an answer only as long as silence is waited for: whoever expects one asks again.
-    fn probe(&self, from: &Place, to: IpAddr, traffic: Traffic) -> Result<Outcome> {
-        Ok(self.sandbox.probe(&Probe {
+    /// What comes of it, and whether whoever has the address answers himself in the same round, as he does whatever the policies
+    /// say: silence lasts until then, so that it is not that of a machine that stands still.
+    fn probe(
+        &self,
+        from: &Place,
+        holder: &Place,
+        to: IpAddr,
+        traffic: Traffic,
+        expect: Expect,
+    ) -> Result<(Outcome, bool)> {
+        let probe = |from: &Place, expect| Probe {
             from: from.clone(),
             source: None,
             to,
             traffic,
-            expect: Expect::Silence,
-        })?)
+            expect,
+        };
+        let round = [probe(from, expect), probe(holder, Expect::Answer)];
+        let [seen, own] = <[Outcome; 2]>::try_from(self.sandbox.probe_all(&round, |_| {})?)
+            .map_err(|outcomes| format!("{} outcomes of two probes", outcomes.len()))?;
+        Ok((seen, own == Outcome::Answered(holder.to_string())))
     }
 
     /// Ends the agents in good order; their rules stay.

@@ -1,8 +1,9 @@
 //! What cannot be read: nothing is answered from a part of a cluster, and whoever asks hears what to do.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::api::{Fault, Kind, Verb};
 use crate::world::{Ended, KINDS, World};
@@ -117,7 +118,10 @@ fn an_answer_of_somebody_else() {
 #[test]
 fn nobody_there() {
     let world = World::shop();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else listens there, and never listened on.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let closed = socket.local_addr().unwrap().as_socket().unwrap();
     let text = std::fs::read_to_string(&world.kubeconfig).unwrap();
     let text = text.replace(&world.api.url(), &format!("http://{closed}"));
     std::fs::write(&world.kubeconfig, text).unwrap();

@@ -1,5 +1,7 @@
 //! A live cluster is answered about as manifests of the same objects are.
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -207,7 +209,7 @@ fn whoever_waits_at_a_terminal_sees_how_far_it_is() {
     let world = World::shop();
     world
         .api
-        .fault(Kind::Pod, Verb::List, 2, Fault::Slow(Duration::from_secs(4)));
+        .fault(Kind::Pod, Verb::List, 1, Fault::Slow(Duration::from_secs(4)));
     let quiet = world.live(&["matrix", "--port", "80", "-o", "json"]);
     origin(&world, &quiet);
 
@@ -220,8 +222,21 @@ fn whoever_waits_at_a_terminal_sees_how_far_it_is() {
     let mut command = std::process::Command::new("script");
     without_settings(&mut command)
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .env("SHELL", "/bin/sh");
-    let shown = Ended::from(command);
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    world.api.fault(Kind::Pod, Verb::List, 1, Fault::Held);
+    let mut child = command.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
     let told = format!("reading the cluster at {}/: ", world.api.url());
-    assert!(shown.code == 0 && shown.stdout.contains(&told), "{shown:?}");
+    let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
+    // The answer comes when the line has; when it does not, the program gives up.
+    while let count @ 1.. = stdout.read(&mut piece).unwrap() {
+        shown.extend_from_slice(&piece[..count]);
+        if String::from_utf8_lossy(&shown).contains(&told) {
+            world.api.let_go();
+        }
+    }
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(child.wait().unwrap().success() && shown.contains(&told), "{shown}");
 }

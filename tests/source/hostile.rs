@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use palisade::agent::source::{Resource, Watches};
+use palisade::agent::source::{Resource, Timing, Watches};
 use policy_compiler::compile::Event;
 use policy_compiler::policy::Peers;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::Kind;
 use crate::objects::{pod, policy};
-use crate::world::{SOON, TIMING, World, access};
+use crate::world::{HASTY, SOON, TIMING, World, access};
 
 /// Objects that may be told but must do no harm: what comes after them is told as ever.
 async fn goes_on(world: &mut World) {
@@ -179,7 +179,7 @@ async fn a_long_policy_that_cannot_be_read_as_a_whole_is_salvaged_in_time() {
 }
 
 /// A server that answers every request for pods like this, and nothing else.
-async fn odd<A, F>(answer: A) -> (tempfile::TempDir, Watches, Arc<AtomicUsize>)
+async fn odd<A, F>(timing: Timing, answer: A) -> (tempfile::TempDir, Watches, Arc<AtomicUsize>)
 where
     A: Fn(TcpStream) -> F + Clone + Send + 'static,
     F: Future<Output = Option<()>> + Send,
@@ -212,7 +212,7 @@ where
         "contexts": [{"name": "odd", "context": {"cluster": "odd", "user": "odd"}}],
     });
     let (folder, access) = access(&kubeconfig.to_string());
-    (folder, Watches::start(Arc::new(access.unwrap()), TIMING), asked)
+    (folder, Watches::start(Arc::new(access.unwrap()), timing), asked)
 }
 
 /// What the watch of pods tells when it fails with something like this.
@@ -243,7 +243,7 @@ async fn a_redirection_is_not_followed_with_the_token() {
     let location = elsewhere.local_addr().unwrap();
     for code in [301, 302, 303, 307, 308] {
         let head = format!("HTTP/1.1 {code} Moved\r\nLocation: http://{location}/\r\nContent-Length: 0\r\n\r\n");
-        let (_folder, watches, _) = odd(move |stream| write(stream, head.clone())).await;
+        let (_folder, watches, _) = odd(TIMING, move |stream| write(stream, head.clone())).await;
         fails(&watches, &format!("the API server answers {code}")).await;
         assert!(
             tokio::time::timeout(Duration::from_millis(300), elsewhere.accept())
@@ -261,14 +261,14 @@ async fn what_is_compressed_is_never_unpacked() {
     ];
     let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 21\r\n\r\n";
     let answer = [head.as_bytes(), &zeros].concat();
-    let (_folder, watches, _) = odd(move |stream| write(stream, answer.clone())).await;
+    let (_folder, watches, _) = odd(TIMING, move |stream| write(stream, answer.clone())).await;
     fails(&watches, "the answer makes no sense").await;
 }
 
 #[tokio::test]
 async fn headers_without_end_and_without_haste_are_given_up() {
     // As fast as they are read.
-    let (_folder, watches, _) = odd(|mut stream| async move {
+    let (_folder, watches, _) = odd(TIMING, |mut stream| async move {
         stream.write_all(b"HTTP/1.1 200 OK\r\n").await.ok()?;
         loop {
             stream
@@ -280,7 +280,7 @@ async fn headers_without_end_and_without_haste_are_given_up() {
     .await;
     fails(&watches, "message head is too large").await;
     // A byte now and then.
-    let (_folder, watches, _) = odd(|mut stream| async move {
+    let (_folder, watches, _) = odd(HASTY, |mut stream| async move {
         for byte in b"HTTP/1.1 200 OK\r\nX-More: ".iter().chain(std::iter::repeat(&b'x')) {
             stream.write_u8(*byte).await.ok()?;
             sleep(Duration::from_millis(50)).await;
@@ -294,7 +294,7 @@ async fn headers_without_end_and_without_haste_are_given_up() {
 #[tokio::test]
 async fn a_body_that_comes_byte_by_byte_is_given_up() {
     for (status, part) in [(200, "no answer within 2500 ms"), (500, "the API server answers 500")] {
-        let (_folder, watches, asked) = odd(move |mut stream| async move {
+        let (_folder, watches, asked) = odd(HASTY, move |mut stream| async move {
             let head = format!("HTTP/1.1 {status} Odd\r\nTransfer-Encoding: chunked\r\n\r\n");
             stream.write_all(head.as_bytes()).await.ok()?;
             loop {
@@ -316,7 +316,7 @@ async fn what_an_error_says_is_one_short_line() {
         "z".repeat(1 << 20),
     ] {
         let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        let (_folder, watches, _) = odd(move |stream| write(stream, answer.clone())).await;
+        let (_folder, watches, _) = odd(TIMING, move |stream| write(stream, answer.clone())).await;
         fails(&watches, "the API server answers 403").await;
     }
 }
@@ -343,7 +343,7 @@ async fn bytes_that_are_no_text_cost_their_object_at_most() {
     .concat();
     let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
     let answer = [head, &lines[..]].concat();
-    let (_folder, watches, _) = odd(move |stream| write(stream, answer.clone())).await;
+    let (_folder, watches, _) = odd(TIMING, move |stream| write(stream, answer.clone())).await;
     let start = Instant::now();
     while !watches.health()[&Resource::Pods].synced {
         assert!(start.elapsed() < SOON, "{:#?}", watches.health()[&Resource::Pods]);
@@ -364,7 +364,7 @@ async fn a_page_with_bytes_that_are_no_text_is_read_all_the_same() {
         page.len()
     );
     let first = Arc::new(AtomicUsize::new(0));
-    let (_folder, watches, _) = odd(move |stream| {
+    let (_folder, watches, _) = odd(TIMING, move |stream| {
         let answer = match first.fetch_add(1, Ordering::Relaxed) {
             0 => refusal.as_bytes().to_vec(),
             _ => [list.as_bytes(), page].concat(),

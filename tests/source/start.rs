@@ -8,16 +8,20 @@ use policy_compiler::cluster::Cluster;
 use crate::api::{Api, Fault, Kind, Verb};
 use crate::objects::{node, pod};
 use crate::server::Server;
-use crate::world::{World, small};
+use crate::world::{NEVER, World, small};
 
 #[tokio::test]
 async fn nothing_is_given_out_before_every_watch_is_complete() {
     for kind in Kind::ALL {
         let api = small().await;
-        api.fault(kind, Verb::StreamingList, 1, Fault::Slow(Duration::from_millis(700)));
+        api.fault(kind, Verb::StreamingList, 1, Fault::Held);
         let mut world = World::watch(api);
-        world.quiet(Duration::from_millis(600)).await;
+        for resource in Resource::ALL.into_iter().filter(|r| r.to_string() != kind.plural()) {
+            world.until("is complete", |h| h.synced, resource).await;
+        }
+        world.quiet(Duration::from_millis(300)).await;
         assert!(!world.watches.is_synced());
+        world.api.let_go();
         let events = world.next().await;
         assert!(events.is_empty());
         assert_eq!(world.cluster, Some(world.api.cluster().await), "in one piece");
@@ -100,7 +104,7 @@ async fn a_list_that_changes_while_it_is_read_ends_up_right() {
     }
     // The first page comes at once, the second when much has happened.
     api.fault(Kind::Pod, Verb::List, 1, Fault::Slow(Duration::ZERO));
-    api.fault(Kind::Pod, Verb::List, 1, Fault::Slow(Duration::from_millis(500)));
+    api.fault(Kind::Pod, Verb::List, 1, Fault::Held);
     let mut world = World::watch(api);
     let start = tokio::time::Instant::now();
     while world.api.count(Kind::Pod, Verb::List) < 2 {
@@ -111,6 +115,7 @@ async fn a_list_that_changes_while_it_is_read_ends_up_right() {
     world.api.delete(Kind::Pod, "shop", "web-1");
     world.api.put(Kind::Pod, pod("shop", "many-1", "few", "10.2.0.9"));
     world.api.put(Kind::Pod, pod("shop", "aaa", "few", "10.2.0.10"));
+    world.api.let_go();
     world.converge().await;
 }
 
@@ -133,6 +138,8 @@ async fn an_agent_hears_of_its_own_node_and_of_no_other() {
     for streaming in [true, false] {
         let api = small().await;
         api.set_streaming(streaming);
+        // They would count as events.
+        api.set_bookmarks(NEVER);
         api.put(Kind::Node, node("n2", "192.0.2.2"));
         let mut world = World::watch_of(api, "n1");
         world.next().await;

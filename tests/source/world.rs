@@ -14,18 +14,29 @@ use crate::objects::{namespace, node, pod, policy};
 use crate::server::Server;
 
 /// How long anything that is expected may take; machines are slow at times.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// As the agent's, but for tests that cannot wait.
+/// Longer than any test.
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
+
+/// As the agent's, but that what fails is soon tried again. No answer is given up because the machine stood still for a while.
 pub(crate) const TIMING: Timing = Timing {
-    answer: Duration::from_millis(1500),
-    page: Duration::from_secs(3),
-    idle: Duration::from_millis(2500),
+    answer: Duration::from_secs(60),
+    page: Duration::from_secs(120),
+    idle: Duration::from_secs(90),
     watch: Duration::from_secs(290),
     long: Duration::from_millis(400),
     first_delay: Duration::from_millis(50),
     longest_delay: Duration::from_millis(400),
     renew: Duration::from_millis(500),
+};
+
+/// The same for tests of silence, which must be noticed before they end.
+pub(crate) const HASTY: Timing = Timing {
+    answer: Duration::from_millis(1500),
+    page: Duration::from_secs(3),
+    idle: Duration::from_millis(2500),
+    ..TIMING
 };
 
 pub(crate) struct World<S = Api> {
@@ -45,6 +56,12 @@ impl World {
         World::watch_with(api, None)
     }
 
+    /// The same with other times.
+    pub(crate) fn watch_in(api: Api, timing: Timing) -> World {
+        let kubeconfig = api.kubeconfig(None);
+        World::watch_as_in(api, &kubeconfig, timing)
+    }
+
     pub(crate) fn watch_with(api: Api, token_file: Option<PathBuf>) -> World {
         let kubeconfig = api.kubeconfig(token_file.as_deref());
         World::watch_as(api, &kubeconfig)
@@ -52,13 +69,18 @@ impl World {
 
     /// A source that has this kubeconfig.
     pub(crate) fn watch_as(api: Api, kubeconfig: &str) -> World {
-        World::of(api, kubeconfig)
+        World::watch_as_in(api, kubeconfig, TIMING)
+    }
+
+    /// The same with other times.
+    pub(crate) fn watch_as_in(api: Api, kubeconfig: &str, timing: Timing) -> World {
+        World::begin(api, kubeconfig, timing, Watches::start)
     }
 
     /// The same as an agent of this node has it.
     pub(crate) fn watch_of(api: Api, node: &str) -> World {
         let kubeconfig = api.kubeconfig(None);
-        World::begin(api, &kubeconfig, |access, timing| {
+        World::begin(api, &kubeconfig, TIMING, |access, timing| {
             Watches::of_node(access, timing, node.into())
         })
     }
@@ -66,6 +88,13 @@ impl World {
     /// A small cluster that has been told.
     pub(crate) async fn synced() -> World {
         World::synced_on(Api::start().await).await
+    }
+
+    /// The same with other times.
+    pub(crate) async fn synced_in(timing: Timing) -> World {
+        let mut world = World::watch_in(small().await, timing);
+        world.converge().await;
+        world
     }
 }
 
@@ -75,20 +104,16 @@ impl<S: Server> World<S> {
         api.clear().await;
         fill(&api).await;
         let kubeconfig = Server::kubeconfig(&api);
-        let mut world = World::of(api, &kubeconfig);
+        let mut world = World::begin(api, &kubeconfig, TIMING, Watches::start);
         world.converge().await;
         world
     }
 
-    fn of(api: S, kubeconfig: &str) -> World<S> {
-        World::begin(api, kubeconfig, Watches::start)
-    }
-
-    fn begin(api: S, kubeconfig: &str, start: impl FnOnce(Arc<Access>, Timing) -> Watches) -> World<S> {
+    fn begin(api: S, kubeconfig: &str, timing: Timing, start: impl FnOnce(Arc<Access>, Timing) -> Watches) -> World<S> {
         let (folder, access) = access(kubeconfig);
         World {
             api,
-            watches: start(Arc::new(access.unwrap()), TIMING),
+            watches: start(Arc::new(access.unwrap()), timing),
             cluster: None,
             strict: true,
             _folder: folder,

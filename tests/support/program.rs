@@ -1,10 +1,13 @@
 //! Servers that a test starts and waits for; they end with it.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// How long a server may take to start, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -28,7 +31,7 @@ impl Program {
         arguments: &[String],
     ) -> Result<Program, String> {
         let log = folder.join(format!("{name}.log"));
-        let failed = |what: &str, error: std::io::Error| format!("{}: {what}: {error}", file.display());
+        let failed = |what: &str, error: io::Error| format!("{}: {what}: {error}", file.display());
         let output = File::create(&log).map_err(|e| failed("no log", e))?;
         let errors = output.try_clone().map_err(|e| failed("no log", e))?;
         let child = Command::new(file)
@@ -85,8 +88,22 @@ impl Drop for Program {
     }
 }
 
-/// A port that nobody uses now; the kernel gives the same one out again late.
-pub(crate) fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.map(|address| address.port()).map_err(|e| e.to_string())
+/// A port of the loopback interface that the kernel gives to nobody else as long as this lives. A server may listen there that
+/// sets SO_REUSEPORT.
+pub(crate) struct Port(Socket);
+
+impl Port {
+    /// Any that is free.
+    pub(crate) fn reserve() -> io::Result<Port> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        Ok(Port(socket))
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> io::Result<u16> {
+        let address = self.0.local_addr()?.as_socket();
+        Ok(address.map_or(0, |address| address.port()))
+    }
 }

@@ -14,9 +14,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 
-use crate::program::{Program, free_port};
+use crate::program::{Port, Program};
 use crate::rendered::rendered;
 use crate::server::{Server, code, request};
 
@@ -32,6 +32,7 @@ pub(crate) struct Real {
     kubeconfig: String,
     _apiserver: Program,
     _etcd: Program,
+    _port: Port,
     _folder: tempfile::TempDir,
 }
 
@@ -69,27 +70,31 @@ impl Real {
         let flag = |name: &str, value: &str| format!("--{name}={value}");
         let file = |name: &str, file: &str| flag(name, &at(file).display().to_string());
 
-        let etcd_url = format!("http://127.0.0.1:{}", free_port()?);
+        // Nobody else can have taken a socket in a folder of its own.
+        let socket = at("etcd.sock");
+        let etcd_url = format!("unix://{}", socket.display());
         let arguments = [
             file("data-dir", "etcd"),
             flag("listen-client-urls", &etcd_url),
-            flag("advertise-client-urls", &etcd_url),
+            // It must be a host and a port, and is for members of a cluster.
+            flag("advertise-client-urls", "http://127.0.0.1:2379"),
             flag("listen-peer-urls", "http://127.0.0.1:0"),
         ];
         let mut etcd = Program::start(&assets.join("etcd"), "etcd", folder.path(), &arguments)?;
-        let address = etcd_url.trim_start_matches("http://");
         etcd.until("accepts connections", async || {
-            TcpStream::connect(address).await.map(drop).map_err(|e| e.to_string())
+            UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string())
         })
         .await?;
 
         certificates(folder.path()).map_err(|e| e.to_string())?;
-        let port = free_port()?;
+        let reserved = Port::reserve().map_err(|e| e.to_string())?;
+        let port = reserved.number().map_err(|e| e.to_string())?;
         let arguments = [
             flag("etcd-servers", &etcd_url),
             file("cert-dir", "generated"),
             flag("bind-address", "127.0.0.1"),
             flag("secure-port", &port.to_string()),
+            flag("permit-port-sharing", "true"),
             // Without these two it looks for a default route, and there may be none.
             flag("advertise-address", "127.0.0.1"),
             flag("endpoint-reconciler-type", "none"),
@@ -151,6 +156,7 @@ impl Real {
             kubeconfig: agent,
             _apiserver: apiserver,
             _etcd: etcd,
+            _port: reserved,
             _folder: folder,
         })
     }

@@ -3,15 +3,17 @@
 //! Neither what a plugin prints nor the environment that it is given is ever told: there are secrets in both. Of its standard
 //! error the last line is.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::config::{ExecConfig, ExecInteractiveMode};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -20,7 +22,7 @@ use serde_json::json;
 use super::limits;
 
 /// The most that a plugin may print.
-const OUTPUT: u64 = 1 << 20;
+const OUTPUT: usize = 1 << 20;
 
 /// How long somebody at a terminal may take to log in.
 const AT_A_TERMINAL: Duration = Duration::from_secs(300);
@@ -28,7 +30,7 @@ const AT_A_TERMINAL: Duration = Duration::from_secs(300);
 /// How long the rest of the output may take once the plugin has ended: something that it has started may hold on to it.
 const REST: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the plugin has ended.
+/// How often it is looked whether the plugin has written something, or ended.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What a plugin has told.
@@ -72,10 +74,10 @@ pub(super) fn run(exec: &ExecConfig, within: Duration) -> Result<Told, String> {
         let hint = exec.install_hint.as_deref().unwrap_or_default();
         failed(limits::line(&format!("cannot be started: {error} {hint}")))
     })?;
-    let output = child.stdout.take().map(gather);
-    let complaints = child.stderr.take().map(gather);
     let within = if asks { AT_A_TERMINAL } else { within };
-    let status = wait(&mut child, within).map_err(|error| failed(error.to_string()))?;
+    let mut output = child.stdout.take().map(|pipe| Pipe::new(pipe.into()));
+    let mut complaints = child.stderr.take().map(|pipe| Pipe::new(pipe.into()));
+    let status = wait(&mut child, &mut output, &mut complaints, within).map_err(|error| failed(error.to_string()))?;
     let Some(status) = status else {
         end(&mut child, asks);
         return Err(failed(format!(
@@ -83,15 +85,15 @@ pub(super) fn run(exec: &ExecConfig, within: Duration) -> Result<Told, String> {
             within.as_secs_f32()
         )));
     };
-    let output = output.map_or_else(Vec::new, rest);
+    let text = |pipe: Option<Pipe>| pipe.map_or_else(Vec::new, |pipe| pipe.text);
     if !status.success() {
-        let complaints = complaints.map_or_else(Vec::new, rest);
+        let complaints = text(complaints);
         let said = String::from_utf8_lossy(&complaints);
         let last = said.trim_end().lines().last().unwrap_or_default();
         let colon = if last.is_empty() { "" } else { ": " };
         return Err(failed(limits::line(&format!("failed with {status}{colon}{last}"))));
     }
-    read(&output).map_err(failed)
+    read(&text(output)).map_err(failed)
 }
 
 fn command(exec: &ExecConfig, asks: bool) -> Command {
@@ -116,13 +118,35 @@ fn command(exec: &ExecConfig, asks: bool) -> Command {
     command
 }
 
-fn wait(child: &mut Child, within: Duration) -> io::Result<Option<ExitStatus>> {
+/// Reads what the plugin writes until it has ended; none when it does not end in time.
+fn wait(
+    child: &mut Child,
+    output: &mut Option<Pipe>,
+    complaints: &mut Option<Pipe>,
+    within: Duration,
+) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
+    let mut ended: Option<(ExitStatus, Instant)> = None;
     loop {
-        match child.try_wait()? {
-            None if start.elapsed() < within => thread::sleep(LOOK),
-            status => return Ok(status),
+        // First the time, then the end, then the pipes: whatever has ended has done so in time, and has written what it had to,
+        // however late this thread comes to look.
+        let late = start.elapsed() >= within;
+        if ended.is_none() {
+            ended = child.try_wait()?.map(|status| (status, Instant::now()));
         }
+        let mut open = output.as_mut().is_some_and(Pipe::read);
+        let complains = complaints.as_mut().is_some_and(Pipe::read);
+        match ended {
+            Some((status, at)) => {
+                open |= complains && !status.success();
+                if !open || at.elapsed() >= REST {
+                    return Ok(Some(status));
+                }
+            }
+            None if late => return Ok(None),
+            None => {}
+        }
+        thread::sleep(LOOK);
     }
 }
 
@@ -136,28 +160,36 @@ fn end(child: &mut Child, asks: bool) {
     let _ = child.wait();
 }
 
-/// Reads all there is, elsewhere: a pipe can be held open for ever.
-fn gather(from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut from = from.take(OUTPUT);
-        let mut piece = [0; 4096];
-        // Whatever ends it: what could be read is what there is.
-        while let Ok(count @ 1..) = from.read(&mut piece) {
-            if sender.send(piece[..count].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
+/// What is written to a pipe, which can be held open for ever by what the plugin has started.
+struct Pipe {
+    /// Until its end, or until that is too much.
+    from: Option<File>,
+    text: Vec<u8>,
 }
 
-fn rest(gathered: Receiver<Vec<u8>>) -> Vec<u8> {
-    let (mut all, until) = (Vec::new(), Instant::now() + REST);
-    while let Ok(piece) = gathered.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        all.extend(piece);
+impl Pipe {
+    fn new(pipe: OwnedFd) -> Self {
+        // One that cannot be read without waiting is not read.
+        let nonblocking = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        Pipe {
+            from: nonblocking.is_ok().then(|| pipe.into()),
+            text: Vec::new(),
+        }
     }
-    all
+
+    /// Reads all that is there; whether there may be more.
+    fn read(&mut self) -> bool {
+        let mut piece = [0; 4096];
+        while let Some(from) = &mut self.from {
+            match from.read(&mut piece) {
+                Ok(count @ 1..) if self.text.len() + count <= OUTPUT => self.text.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => self.from = None,
+            }
+        }
+        false
+    }
 }
 
 fn read(output: &[u8]) -> Result<Told, String> {

@@ -104,7 +104,10 @@ impl Default for Shared {
 impl Shared {
     /// Adds changes of one kind, and tells the loop.
     pub(super) fn add(&self, resource: Resource, events: impl IntoIterator<Item = Event>) {
-        let mut state = self.state();
+        self.put(self.state(), resource, events);
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, resource: Resource, events: impl IntoIterator<Item = Event>) {
         let before = state.waiting.len();
         for event in events {
             state.waiting.insert((resource, subject(&event)), event);
@@ -119,15 +122,15 @@ impl Shared {
         }
     }
 
-    /// A list is complete: its changes, and with the first that the watch is synced.
+    /// A list is complete: its changes, and with the first that the watch is synced. All in one, for the loop takes the snapshot as
+    /// soon as the last watch is.
     pub(super) fn synced(&self, resource: Resource, events: Vec<Event>) {
         let mut state = self.state();
         if let Some(health) = state.health.get_mut(&resource) {
             health.synced = true;
             health.lists += 1;
         }
-        drop(state);
-        self.add(resource, events);
+        self.put(state, resource, events);
     }
 
     /// Changes how a watch fares.
@@ -271,5 +274,47 @@ fn subject(event: &Event) -> Key {
     Key {
         namespace: namespace.cloned(),
         name: name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use policy_compiler::cluster::Node;
+    use policy_compiler::labels::Labels;
+
+    use super::*;
+
+    #[test]
+    fn the_snapshot_has_what_the_last_list_brings() {
+        // Whoever takes does so at any moment.
+        for _ in 0..20_000 {
+            let shared = Shared::default();
+            for resource in [Resource::Namespaces, Resource::NetworkPolicies, Resource::Pods] {
+                shared.synced(resource, Vec::new());
+            }
+            let node = Node {
+                name: "n1".into(),
+                labels: Labels::default(),
+                addresses: Vec::new(),
+                pod_cidrs: Vec::new(),
+            };
+            let first = thread::scope(|scope| {
+                let first = scope.spawn(|| {
+                    loop {
+                        if let Some(taken) = shared.try_take() {
+                            break taken;
+                        }
+                    }
+                });
+                shared.synced(Resource::Nodes, vec![Event::Node(node.into())]);
+                first.join()
+            });
+            match first {
+                Ok(Taken::Ready(cluster)) => assert_eq!(cluster.nodes.len(), 1),
+                _ => panic!("no snapshot comes first"),
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     SilenceAfterHead,
     /// The answer comes so late.
     Slow(Duration),
+    /// The answer comes when the test lets it go.
+    Held,
     /// A line that is not JSON; of a list, a page that is none.
     Garbage,
     /// A line that is longer than any object.

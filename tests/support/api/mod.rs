@@ -10,6 +10,7 @@ mod tls;
 mod watch;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -29,6 +30,14 @@ pub(crate) use tls::{Authority, Identity};
 use wire::Wire;
 #[allow(unused_imports, reason = "not every test needs them")]
 pub(crate) use wire::{Flow, Seen};
+
+/// One of all Events that say the same each hour, as long as it lasts: their names differ in nothing but the hour at the end.
+pub(crate) fn but_for_the_hour(events: Vec<Value>) -> Vec<Value> {
+    let name = |event: &Value| event["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let hourless = |event: &Value| name(event).rsplit_once('-').map(|(rest, _)| rest.to_owned());
+    let events: BTreeMap<_, _> = events.into_iter().map(|event| (hourless(&event), event)).collect();
+    events.into_values().collect()
+}
 
 /// A running API server; it ends when this is dropped.
 pub(crate) struct Api {
@@ -63,6 +72,12 @@ impl Inner {
         let result = change(&mut self.state());
         self.changed.send_modify(|count| *count += 1);
         result
+    }
+
+    /// Waits until answers that are held may go.
+    async fn let_go(&self) {
+        let mut changed = self.changed.subscribe();
+        while !self.state().let_go && changed.changed().await.is_ok() {}
     }
 }
 
@@ -194,6 +209,11 @@ impl Api {
     /// The next so many requests of a kind meet a fault.
     pub(crate) fn fault(&self, kind: Kind, verb: Verb, times: usize, fault: Fault) {
         self.inner.change(|state| state.faults.add(kind, verb, times, fault));
+    }
+
+    /// Lets all answers go that are held, and those to come.
+    pub(crate) fn let_go(&self) {
+        self.inner.change(|state| state.let_go = true);
     }
 
     /// Faults that nobody has met yet.

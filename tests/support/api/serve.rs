@@ -67,6 +67,7 @@ async fn handle(Extract(inner): Extract<Inner>, request: Request) -> Response<Bo
         }
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+        Some(Fault::Held) => inner.let_go().await,
         Some(Fault::Garbage) if verb == Verb::List => return answer(StatusCode::OK, "<html>log in</html>".to_owned()),
         _ => {}
     }

@@ -93,6 +93,8 @@ pub(super) struct State {
     pub(super) streaming: bool,
     pub(super) outage: bool,
     pub(super) silent: bool,
+    /// Whether answers that were held go out.
+    pub(super) let_go: bool,
     pub(super) duplicates: bool,
     pub(super) held: BTreeSet<Kind>,
     /// Watches of earlier generations are cut.
@@ -127,6 +129,7 @@ impl Default for State {
             streaming: true,
             outage: false,
             silent: false,
+            let_go: false,
             duplicates: false,
             held: BTreeSet::new(),
             generation: 0,
