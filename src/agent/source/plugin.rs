@@ -235,6 +235,10 @@ mod tests {
         let script = r#"printf '{"status": {"clientCertificateData": "c", "clientKeyData": "%s"}}' "$MY_SECRET""#;
         let told = plugin(script, LONG).expect("a certificate");
         assert_eq!(told.identity, Some(("c".to_owned(), "hunter2".to_owned())));
+        // More than a pipe holds at a time.
+        let script = r#"printf '{"status": {"token": "%s"}}' "$(head -c 300000 /dev/zero | tr '\0' t)""#;
+        let told = plugin(script, LONG).expect("a token");
+        assert_eq!(told.token.map(|token| token.len()), Some(300_000));
         // It learns what for, and has nobody to ask.
         let script =
             r#"read line; echo "{\"status\": {\"token\": \"$(echo "$KUBERNETES_EXEC_INFO" | tr -dc a-zA-Z0-9./)\"}}""#;
