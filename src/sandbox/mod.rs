@@ -419,8 +419,6 @@ fn namespace(place: &Place, router: bool) -> Result<Netns, SandboxError> {
         ("ipv4/ping_group_range", &format!("{group} {group}")),
         // An open connection that is let through again goes on at once, not after an ever longer pause.
         ("ipv4/tcp_thin_linear_timeouts", "1"),
-        // Nor does it end by itself: with short pauses the usual fifteen attempts are over in as many seconds.
-        ("ipv4/tcp_retries2", "255"),
         ("ipv4/ip_forward", if router { "1" } else { "0" }),
         ("ipv6/conf/all/forwarding", if router { "1" } else { "0" }),
     ])?;
