@@ -115,7 +115,7 @@ fn exit_code(fine: bool) -> ExitCode {
 fn run(args: &Args, world: &World) -> anyhow::Result<Report> {
     let begin = Instant::now();
     let progress = |what: &str| eprintln!("{:>4} s  {what}", begin.elapsed().as_secs());
-    let rounds = args.rounds.unwrap_or(if args.quick { 15 } else { 35 });
+    let rounds = args.rounds.unwrap_or(if args.quick { 15 } else { 61 });
     let mut traffic = Traffic::new(world).context("the sockets")?;
     progress("nothing, and connection tracking alone");
     let mut rows = without_policies(world, &mut traffic, rounds / 3)?;
