@@ -111,7 +111,10 @@ impl Changes {
             let due = (last + self.quiet).min(first + self.at_latest);
             match timeout_at(due, self.events.recv()).await {
                 Ok(Some(())) => last = Instant::now(),
-                Ok(None) => sleep_until(due).await,
+                Ok(None) => {
+                    sleep_until(due).await;
+                    break;
+                }
                 Err(_) => break,
             }
             if Instant::now() >= first + self.at_latest {
@@ -303,7 +306,10 @@ mod tests {
         let mut seen = async |what: &str, act: &dyn Fn()| {
             folder.arm().expect("armed");
             // What comes late of the step before is not taken for this one.
-            while timeout(QUIET * 4, changes.next()).await.is_ok() {}
+            let start = Instant::now();
+            while timeout(QUIET * 4, changes.next()).await.is_ok() {
+                assert!(start.elapsed() < SOON, "no peace before: {what}");
+            }
             act();
             timeout(SOON, changes.next())
                 .await

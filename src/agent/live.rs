@@ -139,3 +139,35 @@ fn publish(health: &BTreeMap<Resource, Health>, shared: &Shared) {
     }
     readiness.warn_of(Cause::Watches, warnings);
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time;
+
+    use super::*;
+
+    /// What a storm cannot show: it is gathered for as long as nft works in any case.
+    #[tokio::test(start_paused = true)]
+    async fn a_flock_is_gathered_and_a_lone_change_hardly_waits() {
+        let (events, mut changes) = folder::signal(QUIET, AT_LATEST);
+        let start = time::Instant::now();
+        events.try_send(()).expect("room");
+        changes.next().await;
+        assert_eq!(start.elapsed(), QUIET);
+
+        let lasts = Duration::from_millis(1000);
+        let flock = tokio::spawn(async move {
+            for _ in 0..lasts.as_millis() {
+                let _ = events.try_send(());
+                time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let mut told = 0;
+        while time::timeout(lasts, changes.next()).await.is_ok() {
+            told += 1;
+        }
+        assert!(flock.is_finished());
+        let most = lasts.as_millis() / AT_LATEST.as_millis() + 1;
+        assert!(told > 1 && told <= most, "{told} times, and {most} are the most");
+    }
+}

@@ -81,18 +81,18 @@ impl Flow {
 
     /// The client asks, the listener answers: whether the answer came in time. TCP sends what was lost again, so an
     /// exchange that succeeds later also delivers what an earlier one could not.
-    pub fn exchange(&mut self, within: Duration) -> bool {
+    pub fn exchange(&mut self, time: Duration) -> bool {
         self.count += 1;
         let request = format!("ping {}", self.count);
         let answer = format!("{} {request}", self.name);
-        self.round(within, answer, request, None)
+        self.round(time, answer, request, None)
     }
 
     /// The listener speaks without being asked: whether the client heard it in time.
-    pub fn push(&mut self, within: Duration) -> bool {
+    pub fn push(&mut self, time: Duration) -> bool {
         self.count += 1;
         let news = format!("push {}", self.count);
-        self.round(within, news.clone(), news, Some(self.server.clone()))
+        self.round(time, news.clone(), news, Some(self.server.clone()))
     }
 
     /// Sends a line, from the client or from the given end, and waits until the client reads the other line.

@@ -118,8 +118,12 @@ impl Topology {
             .iter()
             .enumerate()
             .map(|(at, path)| (format!("node{at}"), path.as_str()));
-        for (port, path) in ports.chain([("client".to_owned(), client)]) {
-            let _ = writeln!(batch, "link add {port} type veth peer name eth0 netns {path}");
+        for (at, (port, path)) in ports.chain([("client".to_owned(), client)]).enumerate() {
+            let address = uplink_hardware(at);
+            let _ = writeln!(
+                batch,
+                "link add {port} type veth peer name eth0 address {address} netns {path}"
+            );
             let _ = writeln!(batch, "link set {port} master br0 up");
         }
         batch
@@ -129,6 +133,7 @@ impl Topology {
     pub(super) fn node(&self, at: usize, pods: &[String]) -> String {
         let own = &self.nodes[at];
         let mut batch = uplink(&own.node.addresses);
+        neighbours(&mut batch, self.nodes.len(), &self.client);
         for network in &own.node.pod_cidrs {
             let _ = writeln!(batch, "route replace unreachable {network}");
         }
@@ -160,6 +165,7 @@ impl Topology {
             own.tunnel(at, &mut batch);
         }
         for (other, plan) in self.others(at) {
+            neighbours(&mut batch, other, &plan.node.addresses);
             if self.wiring == Wiring::Overlay {
                 plan.neighbour(other, &mut batch);
             }
@@ -186,7 +192,8 @@ impl Topology {
     /// The client outside of the cluster: it knows the nodes, and the pods through them.
     pub(super) fn client(&self) -> String {
         let mut batch = uplink(&self.client);
-        for node in &self.nodes {
+        for (at, node) in self.nodes.iter().enumerate() {
+            neighbours(&mut batch, at, &node.node.addresses);
             node.routes(&mut batch, &self.client, Wiring::Routed);
         }
         batch
@@ -326,6 +333,22 @@ fn gateways(batch: &mut String, device: &str) {
 /// The hardware address of a node's end of the overlay.
 fn hardware(at: usize) -> String {
     format!("02:00:00:00:{:02x}:{:02x}", at >> 8 & 0xff, at & 0xff)
+}
+
+/// The hardware address of a node's end of the underlay; the client comes after the nodes.
+fn uplink_hardware(at: usize) -> String {
+    format!("02:00:00:01:{:02x}:{:02x}", at >> 8 & 0xff, at & 0xff)
+}
+
+/// Whoever has these addresses is known to be there: nobody asks, and gives up before a busy machine lets them answer.
+fn neighbours(batch: &mut String, at: usize, addresses: &[IpAddr]) {
+    for address in addresses {
+        let hardware = uplink_hardware(at);
+        let _ = writeln!(
+            batch,
+            "neigh replace {address} lladdr {hardware} dev eth0 nud permanent"
+        );
+    }
 }
 
 /// A route whose source is the first own address of the family; none when there is no such address.

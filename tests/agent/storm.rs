@@ -18,7 +18,7 @@ const PER_SECOND: u64 = 1000;
 
 /// How many transactions may come before a change is in the kernel: one or two when all is well. Not how many events: after a stall
 /// of the machine thousands of them come at once.
-const SOON: u64 = 500;
+const SOON: u64 = 200;
 
 /// How many events a transaction brings at least, on the average.
 const GATHERED: u64 = 5;

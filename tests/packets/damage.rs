@@ -18,6 +18,9 @@ use crate::world::{Family, Result, World, must, node, pod};
 
 const REPAIRS: &str = "palisade_drift_repairs_total";
 
+/// After a look at the table the agent rests for up to twenty times as long: a stall of five seconds in one is a hundred.
+const REPAIRED: Duration = Duration::from_secs(300);
+
 /// A world whose node `a` has a real agent, ready, with [`POLICIES`]; node `b` has its rules.
 fn world(nft: Option<&StandIn>) -> Result<(World, Process)> {
     let mut world = World::of(CLUSTER, Mode::Enforce)?;
@@ -63,7 +66,7 @@ pub(crate) fn damage_is_undone_under_traffic() -> Result {
         flood.round()?;
         agent.go_on()?;
         let start = Instant::now();
-        agent.until("repaired", |agent| Ok(agent.metric(REPAIRS)? > before))?;
+        agent.until_within(REPAIRED, "repaired", |agent| Ok(agent.metric(REPAIRS)? > before))?;
         let took = start.elapsed();
         let tally = flood.stop(&world)?;
         let _ = writeln!(

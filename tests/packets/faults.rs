@@ -131,7 +131,7 @@ pub(crate) fn replacing_the_table_leaks_nothing() -> Result {
 }
 
 /// Of floods through the same fault. What is lost in the moment when a table takes another's place depends on how long the machine
-/// makes that moment: most of the floods lose one datagram in two hundred at most.
+/// makes that moment: most of the floods lose one datagram in two hundred at most, and none loses half of them.
 pub(crate) fn few_lost_and_none_leaked(tallies: &[Tally]) -> Result {
     let told: Vec<String> = (tallies.iter())
         .map(|tally| {
@@ -139,7 +139,8 @@ pub(crate) fn few_lost_and_none_leaked(tallies: &[Tally]) -> Result {
             format!("of {sent} datagrams {lost} were lost and {leaked} leaked")
         })
         .collect();
-    must(tallies.iter().all(|tally| tally.leaked() == 0), told.join("\n"))?;
+    let fine = |tally: &Tally| tally.leaked() == 0 && tally.lost() * 2 < tally.sent();
+    must(tallies.iter().all(fine), told.join("\n"))?;
     let many = tallies
         .iter()
         .filter(|tally| tally.lost() * 200 >= tally.sent())

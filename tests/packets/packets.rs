@@ -15,7 +15,7 @@ use crate::shop::{CLUSTER, DENY_ALL, NONE, ONLY_DB};
 use crate::ways::over_each_of;
 use crate::world::{Family, Result, World, must, node, pod, tcp, udp};
 
-/// A UDP client and a UDP server of the test's own, with datagrams of any size. Each begins with a number of its own, so that a
+/// A UDP client and a UDP server of the test's own, with datagrams of four bytes or more. Each begins with a number of its own, so that a
 /// late one is not taken for the one that is waited for.
 pub(crate) struct Datagrams {
     client: UdpSocket,

@@ -240,17 +240,28 @@ impl Process {
 
     /// Waits for a condition.
     #[track_caller]
-    pub(crate) fn until(&mut self, what: &str, mut met: impl FnMut(&mut Process) -> Result<bool>) -> Result {
+    pub(crate) fn until(&mut self, what: &str, met: impl FnMut(&mut Process) -> Result<bool>) -> Result {
+        self.until_within(PATIENCE, what, met)
+    }
+
+    /// Waits for a condition that may take longer.
+    #[track_caller]
+    pub(crate) fn until_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut met: impl FnMut(&mut Process) -> Result<bool>,
+    ) -> Result {
         let start = Instant::now();
         while !met(self)? {
-            let log = if start.elapsed() < PATIENCE {
+            let log = if start.elapsed() < patience {
                 String::new()
             } else {
                 self.log()
             };
             must(
                 log.is_empty(),
-                format!("not within {PATIENCE:?}: {what}; the agent's log:\n{log}"),
+                format!("not within {patience:?}: {what}; the agent's log:\n{log}"),
             )?;
             sleep(Duration::from_millis(5));
         }
