@@ -26,7 +26,11 @@ use super::transaction::{Operation, Transaction};
 pub struct Fake {
     table: Mutex<Option<Ruleset>>,
     seen: Mutex<Seen>,
+    refused: Mutex<Option<Refused>>,
 }
+
+/// Which operations are refused although they are sound.
+pub type Refused = fn(&Operation) -> bool;
 
 /// What packets have left behind.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +64,19 @@ impl Fake {
         Ok(trace)
     }
 
+    /// Refuses these operations from now on, and none that was refused before.
+    pub fn refuse(&self, refused: Option<Refused>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    fn permits(&self, operation: &Operation) -> Result<(), &'static str> {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused {
+            Some(refused) if refused(operation) => Err("as the test says"),
+            _ => Ok(()),
+        }
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,6 +102,7 @@ impl Kernel for Fake {
             for operation in step {
                 apply(operation, &mut next)
                     .and_then(|()| self.seen().can_forget(operation))
+                    .and_then(|()| self.permits(operation))
                     .map_err(|reason| KernelError::Refused(format!("{operation}: {reason}")))?;
             }
             self.seen().forget(step);
@@ -97,6 +115,7 @@ impl Kernel for Fake {
         let trial = Fake {
             table: Mutex::new(self.content()),
             seen: Mutex::new(self.seen().clone()),
+            refused: Mutex::new(*self.refused.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         trial.apply(transaction)
     }

@@ -19,7 +19,7 @@ mod unknown;
 use super::fake::Fake;
 use super::names::{ChainName, Column, Extent, Family, PeerKind, SetName, Side};
 use super::ruleset::{Element, Key, Rule as NftRule};
-use super::tracer::{Connection, Packet, SYN, State, Tracer, Way};
+use super::tracer::{Packet, State, Tracer};
 use super::transaction::{Operation, OperationError};
 use super::{Denial, Kernel, KernelError, Renderer, Ruleset, Settings, Transaction, expressions, render, replace};
 
@@ -340,24 +340,11 @@ fn a_node_that_gets_another_address_is_two_pairs() {
 
 /// A packet of a connection from one address to another on a port; without one when `state` says so.
 fn packet(from: &str, to: &str, port: u16, state: State) -> Packet {
-    let (source, destination): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
-    let connection = Connection {
-        client: source,
-        server: destination,
-        protocol: 6,
-        server_port: port,
-    };
+    let opening = Packet::opening(from.parse().unwrap(), to.parse().unwrap(), port);
     Packet {
-        sctp_chunk: 0,
-        source,
-        destination,
-        protocol: 6,
-        tcp_flags: SYN,
-        hop_limit: 63,
-        icmp_type: 0,
-        way: Way::Routed,
         state,
-        connection: (state == State::New).then_some(connection),
+        connection: opening.connection.filter(|_| state == State::New),
+        ..opening
     }
 }
 

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::nft::Settings;
 use crate::nft::fake::Fake;
-use crate::nft::tracer::{Connection, Packet, SYN, State, Way};
+use crate::nft::tracer::Packet;
 
 mod crowded;
 
@@ -58,24 +58,7 @@ fn cluster() -> Cluster {
 
 /// The first of a connection.
 fn packet(from: &str, to: &str, port: u16) -> Packet {
-    let (source, destination): (IpAddr, IpAddr) = (from.parse().expect("ip"), to.parse().expect("ip"));
-    Packet {
-        sctp_chunk: 0,
-        source,
-        destination,
-        protocol: 6,
-        tcp_flags: SYN,
-        hop_limit: 63,
-        icmp_type: 0,
-        way: Way::Routed,
-        state: State::New,
-        connection: Some(Connection {
-            client: source,
-            server: destination,
-            protocol: 6,
-            server_port: port,
-        }),
-    }
+    Packet::opening(from.parse().expect("ip"), to.parse().expect("ip"), port)
 }
 
 struct Scene {

@@ -42,6 +42,30 @@ pub struct Packet {
     pub connection: Option<Connection>,
 }
 
+impl Packet {
+    /// The first packet of a TCP connection to this port, routed.
+    pub fn opening(source: IpAddr, destination: IpAddr, port: u16) -> Self {
+        let protocol = number_of(Protocol::Tcp);
+        Packet {
+            source,
+            destination,
+            protocol,
+            tcp_flags: SYN,
+            sctp_chunk: 0,
+            hop_limit: 63,
+            icmp_type: 0,
+            way: Way::Routed,
+            state: State::New,
+            connection: Some(Connection {
+                client: source,
+                server: destination,
+                protocol,
+                server_port: port,
+            }),
+        }
+    }
+}
+
 /// How a packet is forwarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Way {

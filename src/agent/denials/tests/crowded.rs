@@ -1,12 +1,10 @@
 //! A record that grows full: room is made, in time and set by set.
 
-use std::cell::Cell;
-
 use super::*;
-use crate::nft::listing::Listing;
+use crate::nft::RECORD_SIZE;
+use crate::nft::fake::Refused;
 use crate::nft::names::SetName;
-use crate::nft::transaction::{Operation, Transaction};
-use crate::nft::{KernelError, RECORD_SIZE};
+use crate::nft::transaction::Operation;
 
 #[tokio::test(start_paused = true)]
 async fn a_scan_leaves_room_for_others() {
@@ -73,55 +71,28 @@ async fn where_room_is_not_ample_the_record_is_read_with_each_look() {
     assert!(lines.len() == 1 && lines[0].contains("from=fe80::3 "), "{lines:?}");
 }
 
-/// Does not take entries out of one set.
-#[derive(Default)]
-struct Stubborn {
-    kernel: Fake,
-    set: Cell<Option<SetName>>,
-}
-
-impl Kernel for Stubborn {
-    fn apply(&self, transaction: &Transaction) -> Result<(), KernelError> {
-        let refused =
-            |operation: &Operation| matches!(operation, Operation::Forget(set, _) if Some(*set) == self.set.get());
-        match transaction.steps().flatten().any(refused) {
-            true => Err(KernelError::Refused("as the test says".to_owned())),
-            false => self.kernel.apply(transaction),
-        }
-    }
-
-    fn check(&self, transaction: &Transaction) -> Result<(), KernelError> {
-        self.kernel.check(transaction)
-    }
-
-    fn read(&self) -> Result<Option<Listing>, KernelError> {
-        self.kernel.read()
-    }
-
-    fn delete(&self) -> Result<(), KernelError> {
-        self.kernel.delete()
-    }
-
-    fn denials(&self) -> Result<Option<Vec<Denial>>, KernelError> {
-        self.kernel.denials()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_set_that_is_refused_keeps_no_other_full() {
     let (cluster, metrics) = (cluster(), Metrics::default());
-    let mut enforcer = Enforcer::new("here".into(), Settings::default(), Stubborn::default());
+    let mut enforcer = Enforcer::new("here".into(), Settings::default(), Fake::default());
     enforcer.load(&cluster).expect("applied");
-    let kernel = || &enforcer.kernel().kernel;
     for port in 0..=RECORD_SIZE as u16 / 2 {
-        kernel().send(&packet("10.0.0.3", "10.0.0.1", port)).expect("traced");
-        kernel().send(&packet("fe80::2", "fe80::1", port)).expect("traced");
+        enforcer
+            .kernel()
+            .send(&packet("10.0.0.3", "10.0.0.1", port))
+            .expect("traced");
+        enforcer
+            .kernel()
+            .send(&packet("fe80::2", "fe80::1", port))
+            .expect("traced");
     }
     let (full, kept) = (RECORD_SIZE as usize / 2 + 1, RECORD_SIZE as usize * 3 / 8);
     let (four, six) = (SetName::Denied(Family::V4), SetName::Denied(Family::V6));
     let mut denials = Denials::default();
-    for (refused, left) in [(Some(four), [full, kept]), (None, [kept, kept])] {
-        enforcer.kernel().set.set(refused);
+    // Entries are not taken out of one of the sets.
+    let stubborn: Refused = |operation| matches!(operation, Operation::Forget(SetName::Denied(Family::V4), _));
+    for (refused, left) in [(Some(stubborn), [full, kept]), (None, [kept, kept])] {
+        enforcer.kernel().refuse(refused);
         logged(&Lines::default(), || denials.look(&mut enforcer, &cluster, &metrics));
         let record = enforcer.kernel().denials().expect("read").expect("a table");
         let of = |set| record.iter().filter(|d| d.set() == set).count();
