@@ -119,7 +119,7 @@ impl Topology {
             .enumerate()
             .map(|(at, path)| (format!("node{at}"), path.as_str()));
         for (at, (port, path)) in ports.chain([("client".to_owned(), client)]).enumerate() {
-            let address = uplink_hardware(at);
+            let address = hardware(at);
             let _ = writeln!(
                 batch,
                 "link add {port} type veth peer name eth0 address {address} netns {path}"
@@ -133,7 +133,7 @@ impl Topology {
     pub(super) fn node(&self, at: usize, pods: &[String]) -> String {
         let own = &self.nodes[at];
         let mut batch = uplink(&own.node.addresses);
-        neighbours(&mut batch, self.nodes.len(), &self.client);
+        neighbours(&mut batch, "eth0", self.nodes.len(), self.client.iter().copied());
         for network in &own.node.pod_cidrs {
             let _ = writeln!(batch, "route replace unreachable {network}");
         }
@@ -165,9 +165,9 @@ impl Topology {
             own.tunnel(at, &mut batch);
         }
         for (other, plan) in self.others(at) {
-            neighbours(&mut batch, other, &plan.node.addresses);
+            neighbours(&mut batch, "eth0", other, plan.node.addresses.iter().copied());
             if self.wiring == Wiring::Overlay {
-                plan.neighbour(other, &mut batch);
+                neighbours(&mut batch, TUNNEL, other, plan.tunnel_addresses());
             }
             plan.routes(&mut batch, &own.node.addresses, self.wiring);
         }
@@ -193,7 +193,7 @@ impl Topology {
     pub(super) fn client(&self) -> String {
         let mut batch = uplink(&self.client);
         for (at, node) in self.nodes.iter().enumerate() {
-            neighbours(&mut batch, at, &node.node.addresses);
+            neighbours(&mut batch, "eth0", at, node.node.addresses.iter().copied());
             node.routes(&mut batch, &self.client, Wiring::Routed);
         }
         batch
@@ -225,17 +225,6 @@ impl NodePlan {
         }
         for address in self.tunnel_addresses() {
             let _ = writeln!(batch, "addr add {} dev {TUNNEL} {}", host(address), nodad(address));
-        }
-    }
-
-    /// That end, seen from another node: nobody asks for its hardware address.
-    fn neighbour(&self, at: usize, batch: &mut String) {
-        for address in self.tunnel_addresses() {
-            let _ = writeln!(
-                batch,
-                "neigh replace {address} lladdr {} dev {TUNNEL} nud permanent",
-                hardware(at)
-            );
         }
     }
 
@@ -330,23 +319,18 @@ fn gateways(batch: &mut String, device: &str) {
     let _ = writeln!(batch, "addr add {}/64 dev {device} nodad", GATEWAYS[1]);
 }
 
-/// The hardware address of a node's end of the overlay.
+/// The hardware address of a node on the underlay, where the client comes after the nodes, and on the overlay.
 fn hardware(at: usize) -> String {
     format!("02:00:00:00:{:02x}:{:02x}", at >> 8 & 0xff, at & 0xff)
 }
 
-/// The hardware address of a node's end of the underlay; the client comes after the nodes.
-fn uplink_hardware(at: usize) -> String {
-    format!("02:00:00:01:{:02x}:{:02x}", at >> 8 & 0xff, at & 0xff)
-}
-
 /// Whoever has these addresses is known to be there: nobody asks, and gives up before a busy machine lets them answer.
-fn neighbours(batch: &mut String, at: usize, addresses: &[IpAddr]) {
+fn neighbours(batch: &mut String, device: &str, at: usize, addresses: impl Iterator<Item = IpAddr>) {
+    let hardware = hardware(at);
     for address in addresses {
-        let hardware = uplink_hardware(at);
         let _ = writeln!(
             batch,
-            "neigh replace {address} lladdr {hardware} dev eth0 nud permanent"
+            "neigh replace {address} lladdr {hardware} dev {device} nud permanent"
         );
     }
 }
